@@ -1,0 +1,1 @@
+"""Nightcrew: background jobs that are not lost."""

@@ -1,0 +1,278 @@
+"""The engine protocol: where jobs live. Engines store; `policy` decides.
+
+Every method is async, may be called from any event loop, and takes batches wherever jobs pass.
+An engine raises `EngineError` (or a kind of it) when the store fails, and then has written nothing
+of that call. `docs/decisions/0003-engine-protocol.md` draws each method on every store planned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from enum import StrEnum
+from typing import Protocol
+
+from msgspec import Struct
+
+from nightcrew.job import Grant, Job, JobDetail, JobState, Lost, NewJob, Report, Transition
+
+
+class EngineLimits(Struct, frozen=True):
+    """What an engine can hold; never a limit of a guarantee."""
+
+    inline_bytes: int = 65_536
+    """Larger arguments and results go to the blob store."""
+    claim: int = 1_000
+    """Most jobs one `claim` grants."""
+    batch: int = 10_000
+    """Most jobs one `enqueue` or `finish` takes."""
+
+
+class Enqueued(StrEnum):
+    """What an enqueue did with one job."""
+
+    CREATED = "created"
+    EXISTING = "existing"
+    """A job with this id was there already, and was left as it is."""
+
+
+class ClaimRequest(Struct, frozen=True):
+    """What a worker would run. `queues` may hold patterns such as ``mail.*``."""
+
+    worker: str
+    queues: tuple[str, ...]
+    tasks: tuple[str, ...]
+    limit: int
+
+
+class Claimed(Struct, frozen=True):
+    """What it got. `next_due` is when the next job becomes due, if that is known."""
+
+    grants: list[Grant]
+    next_due: float | None = None
+
+
+class WorkerStatus(Struct, frozen=True):
+    """What a worker says of itself with every heartbeat. `id` is new with every process start."""
+
+    id: str
+    host: str
+    boot: str
+    """Changes when the host restarts: then every worker of before is dead."""
+    pid: int
+    queues: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    concurrency: int = 0
+    running: int = 0
+    state: str = "running"
+    """running, quiet or stopping."""
+    journal: str | None = None
+    version: str = ""
+    lease: float = 15.0
+    """Seconds without a heartbeat after which its jobs are given to others."""
+
+
+class WorkerInfo(Struct, frozen=True):
+    """A worker as it was when looked at."""
+
+    status: WorkerStatus
+    started_at: float
+    seen_at: float
+    """Its last heartbeat."""
+    alive: bool
+
+
+class Directives(Struct, frozen=True):
+    """What the store asks of a worker."""
+
+    lost: bool = False
+    """It was taken for dead: its jobs are no longer its own, and it must start anew."""
+    cancel: tuple[tuple[str, int], ...] = ()
+    """Running jobs (id, fence) that somebody asked to cancel."""
+
+
+class Swept(Struct, frozen=True):
+    """What one round of upkeep did and found."""
+
+    lost: list[Lost] = []
+    """Grants of dead workers, now granted to the sweeper, who decides and finishes them."""
+    staged: int = 0
+    pruned: int = 0
+    blobs: tuple[str, ...] = ()
+    """Blobs that no job needs any more."""
+
+
+class Finished(StrEnum):
+    """What a `finish` did with one transition."""
+
+    APPLIED = "applied"
+    """Also the answer to a repeated settlement that was applied before."""
+    LEASE_LOST = "lease_lost"
+
+
+class Verb(StrEnum):
+    """What a person may ask for a job."""
+
+    CANCEL = "cancel"
+    """Waiting and ready jobs at once; running ones are asked to stop."""
+    RETRY = "retry"
+    """Failed and cancelled jobs run again, with their attempts counted anew."""
+
+
+class Changed(StrEnum):
+    """What `change` did with one job."""
+
+    DONE = "done"
+    REQUESTED = "requested"
+    """Running: its worker has been asked."""
+    UNCHANGED = "unchanged"
+    """In a state that this verb does not apply to."""
+    MISSING = "missing"
+
+
+class Filter(Struct, frozen=True):
+    """Which jobs to look at; None is any. Newest first."""
+
+    state: JobState | None = None
+    task: str | None = None
+    queue: str | None = None
+    tag: str | None = None
+
+
+class Page(Struct, frozen=True):
+    """One bounded page of a search."""
+
+    jobs: list[Job]
+    next: str | None
+    """Give this back as `after` to go on; None at the end."""
+    scanned: int
+    """Rows looked at: a rare filter may give a short page that is not the last."""
+
+
+class QueueStats(Struct, frozen=True):
+    """One (queue, task) pair now. Counts stop at `counted_to`."""
+
+    queue: str
+    task: str
+    ready: int
+    later: int
+    oldest_ready_at: float | None
+
+
+class Stats(Struct, frozen=True):
+    """The whole store now, without counting history."""
+
+    queues: list[QueueStats]
+    running: int
+    counted_to: int
+
+
+class Topic(StrEnum):
+    """What a wake-up may be about."""
+
+    READY = "ready"
+    """A job was enqueued, or became due again."""
+    DONE = "done"
+    """A job reached a final state."""
+    CONTROL = "control"
+    """Somebody asked to cancel a running job."""
+
+
+class Wakeups(Protocol):
+    """Hints that something happened. They may be missed or come for nothing: always poll as well."""
+
+    async def wait(self, timeout: float) -> bool:
+        """Return True at the next hint (or one since the last `wait`), False after `timeout` seconds."""
+        ...
+
+
+class Engine(Protocol):
+    """Where jobs live."""
+
+    @property
+    def limits(self) -> EngineLimits: ...
+
+    # life
+    async def open(self) -> None:
+        """Connect, and make the schema where there is none."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was accepted, then let go. Closing twice is harmless."""
+        ...
+
+    async def migrate(self) -> list[str]:
+        """Bring the schema up to date; return the names of the steps taken."""
+        ...
+
+    # hot path
+    async def enqueue(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
+        """Store jobs, all or none, durably; one that is there already answers EXISTING."""
+        ...
+
+    async def claim(self, request: ClaimRequest) -> Claimed:
+        """Grant due jobs to a worker, each with a raised fence.
+
+        Raises `LeaseLost` when this worker has been taken for dead.
+        """
+        ...
+
+    async def finish(self, transitions: Sequence[Transition]) -> list[Finished]:
+        """End grants, each on its own: one that was lost does not touch its neighbours."""
+        ...
+
+    # running
+    async def report(self, reports: Sequence[Report]) -> list[bool]:
+        """Store progress, checkpoints and log lines; False where the lease was lost."""
+        ...
+
+    async def renew(self, status: WorkerStatus) -> Directives:
+        """The heartbeat of one worker process; the first one registers it."""
+        ...
+
+    async def retire(self, worker: str) -> None:
+        """Take a worker off the list, once its jobs are finished or given back."""
+        ...
+
+    # upkeep
+    async def sweep(self, worker: str, dead: Sequence[str] = ()) -> Swept:
+        """Stage due jobs, take over the jobs of dead workers, prune a little. Harmless if two do it.
+
+        `dead` names workers whose death the caller has seen itself (a child that it waited for).
+        """
+        ...
+
+    async def unused_blobs(self, blobs: Sequence[str]) -> list[str]:
+        """Those of `blobs` that no job refers to."""
+        ...
+
+    # wake
+    def wakeups(self, topics: Sequence[Topic]) -> AbstractAsyncContextManager[Wakeups]:
+        """Listen for hints."""
+        ...
+
+    # look
+    async def get(self, ids: Sequence[str]) -> list[Job | None]:
+        """Look at jobs by id, in one consistent moment."""
+        ...
+
+    async def detail(self, job_id: str) -> JobDetail | None:
+        """Look at one job with its attempts, log and checkpoint."""
+        ...
+
+    async def search(self, where: Filter, limit: int = 50, after: str | None = None) -> Page:
+        """One page of jobs, newest first. Never scans without bound."""
+        ...
+
+    async def stats(self) -> Stats:
+        """What waits and runs now."""
+        ...
+
+    async def workers(self) -> list[WorkerInfo]:
+        """The workers that have been seen lately."""
+        ...
+
+    # act
+    async def change(self, ids: Sequence[str], verb: Verb) -> list[Changed]:
+        """Cancel or retry jobs."""
+        ...

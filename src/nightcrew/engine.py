@@ -14,7 +14,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from nightcrew.job import Grant, Job, JobDetail, JobState, Lost, NewJob, Report, Transition
+from nightcrew.job import Grant, JobDetail, JobRecord, JobState, Lost, NewJob, Report, Transition
 
 
 class EngineLimits(Struct, frozen=True):
@@ -142,7 +142,7 @@ class Filter(Struct, frozen=True):
 class Page(Struct, frozen=True):
     """One bounded page of a search."""
 
-    jobs: list[Job]
+    jobs: list[JobRecord]
     next: str | None
     """Give this back as `after` to go on; None at the end."""
     scanned: int
@@ -252,7 +252,7 @@ class Engine(Protocol):
         ...
 
     # look
-    async def get(self, ids: Sequence[str]) -> list[Job | None]:
+    async def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
         """Look at jobs by id, in one consistent moment."""
         ...
 

@@ -1,4 +1,4 @@
-"""What a job is: before the store (`NewJob`), granted to a worker (`Grant`), and looked at (`Job`).
+"""What a job is: before the store (`NewJob`), granted to a worker (`Grant`), and looked at (`JobRecord`).
 
 Values only: no I/O, no clock. Times are Unix seconds (UTC) as floats, durations are seconds.
 """
@@ -253,7 +253,7 @@ class Report(Struct, gc=False):
     log: tuple[LogLine, ...] = ()
 
 
-class Job(Struct, frozen=True):
+class JobRecord(Struct, frozen=True):
     """A job as it was when looked at."""
 
     id: str
@@ -289,10 +289,23 @@ class Job(Struct, frozen=True):
 class JobDetail(Struct, frozen=True):
     """A job with all that is kept about it."""
 
-    job: Job
+    job: JobRecord
     attempts: tuple[AttemptRecord, ...] = ()
     log: tuple[LogLine, ...] = ()
     checkpoint: bytes | None = None
 
 
 
+
+
+class Ended(Struct, gc=False):
+    """How a run of a task ended, as data: what a runner answers, and `policy` decides on."""
+
+    outcome: Outcome
+    result: bytes | None = None
+    """JSON; None for a plain None."""
+    blobs: tuple[str, ...] = ()
+    error: ErrorInfo | None = None
+    delay: float = 0.0
+    """Seconds, with `RETRY_AFTER` and `SNOOZED`."""
+    reason: str | None = None

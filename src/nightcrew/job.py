@@ -152,7 +152,8 @@ class Grant(Struct, array_like=True, gc=False):
 
     seq: int
     """The engine's own handle of the job; opaque to everybody else."""
-    id: str
+    hex: str
+    """The id without its hyphens, as stores give it fastest."""
     task: str
     queue: str
     args: Raw
@@ -172,6 +173,12 @@ class Grant(Struct, array_like=True, gc=False):
     extras: Raw | None
     claim: int = 0
     """The claim it came with; opaque."""
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        text = self.hex
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
     @property
     def attempt(self) -> int:

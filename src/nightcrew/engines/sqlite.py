@@ -1,0 +1,643 @@
+"""The SQLite engine: one file, durable, shared by any number of processes of one host.
+
+One writer thread a process owns the write connection (`sqlite_writer`): what has been asked since
+its last commit is written in one transaction. Statements carry whole batches, because each step of
+SQLite lets Python's lock go and may wait for it: a row at a time would crawl beside a busy loop.
+
+Here is the way of a job: enqueue, claim, finish, report. Looking is in `sqlite_look`, upkeep and
+what people ask for in `sqlite_upkeep`, the file and its dangers in `sqlite_file`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import apsw
+import msgspec
+
+from nightcrew.engine import (
+    Changed,
+    Claimed,
+    ClaimRequest,
+    Directives,
+    EngineLimits,
+    Enqueued,
+    Filter,
+    Finished,
+    Page,
+    Stats,
+    Swept,
+    Topic,
+    Verb,
+    WorkerInfo,
+    WorkerStatus,
+)
+from nightcrew.engines import sqlite_look as look
+from nightcrew.engines import sqlite_upkeep as upkeep
+from nightcrew.engines.sqlite_file import (
+    Clock,
+    Connection,
+    SystemClock,
+    boot_id,
+    check_library,
+    check_place,
+    engine_error,
+    migrate,
+)
+from nightcrew.engines.sqlite_writer import (
+    Bell,
+    Db,
+    Lanes,
+    Listener,
+    Member,
+    Run,
+    Writer,
+    insert,
+    pack_members,
+    stream_of,
+    unpack_members,
+)
+from nightcrew.errors import EngineClosed, EngineError, LeaseLost, LimitExceeded
+from nightcrew.job import Grant, JobDetail, JobRecord, JobState, NewJob, Outcome, Report, Transition
+
+T = TypeVar("T")
+
+_STATE_NUMBERS = {JobState.SUCCEEDED: 3, JobState.FAILED: 4, JobState.CANCELLED: 5}
+_MERGED = 8
+"""Most streams merged in one statement; more are taken oldest head first."""
+_LOG_LINES = 10_000
+"""Most log lines kept for one job."""
+_FAIR_TURN = 8
+"""One claim in so many takes the oldest jobs, whatever their priority: nothing starves."""
+
+_grants = msgspec.json.Decoder(list[Grant])
+_encode = msgspec.json.encode
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else _encode(value).decode()
+
+
+# --- enqueue ------------------------------------------------------------------------------------
+
+_INSERT_JOB = (
+    "INSERT OR IGNORE INTO job(seq, id, lane, priority, created_at, args, max_attempts, rerun, codec, extras)"
+)
+_INSERT_READY = "INSERT INTO ready(stream, seq, fence, attempts, crashes, losses, ready_at)"
+_INSERT_LATER = "INSERT INTO later(due_at, seq, stream, fence, attempts, crashes, losses)"
+_INSERT_BLOB = "INSERT OR IGNORE INTO blob(id, seq)"
+
+
+def _key(job_id: str) -> bytes:
+    return bytes.fromhex(job_id.replace("-", ""))
+
+
+def enqueue(db: Db, lanes: Lanes, bell: Bell, jobs: Sequence[NewJob], now: float) -> list[Enqueued]:
+    """Write new jobs; leave alone those whose id is there already."""
+    first = db.execute("SELECT ifnull(max(seq), 0) + 1 FROM job").get
+    bodies: list[Any] = []
+    for seq, job in enumerate(jobs, first):
+        lane = lanes.id(db, job.queue, job.task)
+        bodies += (seq, _key(job.id), lane, job.priority, now, job.args.decode())
+        bodies += (job.max_attempts, job.rerun_if_lost, job.codec, _text(job.extras))
+    written = insert(db, _INSERT_JOB, 10, bodies)
+    answers = [Enqueued.CREATED] * len(jobs)
+    if written < len(jobs):
+        answers = _which_existed(db, jobs, first)
+    ready: list[Any] = []
+    later: list[Any] = []
+    blobs: list[Any] = []
+    for seq, (job, answer) in enumerate(zip(jobs, answers, strict=True), first):
+        if answer is Enqueued.EXISTING:
+            continue
+        stream = stream_of(lanes.id(db, job.queue, job.task), job.priority)
+        due = job.run_at if job.delay is None else now + job.delay
+        if due is None or due <= now:
+            ready += (stream, seq, 0, 0, 0, 0, due or now)
+        else:
+            later += (due, seq, stream, 0, 0, 0, 0)
+        for blob in job.blobs:
+            blobs += (blob, seq)
+    insert(db, _INSERT_READY, 7, ready)
+    insert(db, _INSERT_LATER, 7, later)
+    insert(db, _INSERT_BLOB, 2, blobs)
+    if written:
+        bell.ring(Topic.READY)
+    return answers
+
+
+def _which_existed(db: Db, jobs: Sequence[NewJob], first: int) -> list[Enqueued]:
+    """Tell the rows that were ignored because their id was there from those that are not lawful."""
+    new = {row[0] for row in db.execute("SELECT seq FROM job WHERE seq >= ?", (first,))}
+    answers = []
+    for seq, job in enumerate(jobs, first):
+        if seq not in new and db.execute("SELECT 1 FROM job WHERE id = ?", (_key(job.id),)).get is None:
+            raise EngineError(
+                f"job {job.id} ({job.task}) breaks a rule of the store (arguments that are not JSON, or a "
+                "priority out of range): nothing was written; enqueue it through a task"
+            )
+        answers.append(Enqueued.CREATED if seq in new else Enqueued.EXISTING)
+    return answers
+
+
+class EnqueueCall:
+    """One caller's enqueue. The calls of a group are written as one."""
+
+    __slots__ = ("jobs",)
+
+    def __init__(self, jobs: Sequence[NewJob]) -> None:
+        self.jobs = jobs
+
+
+# --- claim --------------------------------------------------------------------------------------
+
+_CLAIM_STATE = """
+    SELECT (SELECT n FROM worker WHERE id = ? AND state = 'live'),
+           (SELECT max(id) FROM lane),
+           (SELECT min(due_at) FROM later)
+"""
+_STREAMS = """
+    WITH RECURSIVE streams(s) AS (
+        SELECT min(stream) FROM ready
+        UNION ALL
+        SELECT (SELECT min(stream) FROM ready WHERE stream > s) FROM streams WHERE s IS NOT NULL
+    )
+    SELECT group_concat(s) FROM streams
+"""
+_PICK = "SELECT * FROM (SELECT * FROM ready WHERE stream = ? ORDER BY seq LIMIT ?)"
+_GRANTS = """
+    SELECT '[' || group_concat(
+        '[' || r.seq || ',"' || lower(hex(j.id)) || '",' || l.label || ',' || {args} || ',' || j.priority
+        || ',' || (r.fence + 1) || ',' || r.attempts || ',' || r.crashes || ',' || r.losses
+        || ',' || j.max_attempts || iif(j.rerun, ',true,', ',false,') || r.ready_at || ',' || j.codec
+        || ',' || {extras} || ',' || ? || ']'
+    ) || ']'
+    FROM ({pick}) r CROSS JOIN job j ON j.seq = r.seq CROSS JOIN lane l ON l.id = j.lane
+"""
+_WHOLE = {"args": "j.args", "extras": "ifnull(j.extras, 'null')"}
+
+
+def claim(db: Db, lanes: Lanes, request: ClaimRequest, now: float, fair: bool) -> Claimed:
+    """Grant ready jobs to a worker. Every stream is a prefix: taken in order, deleted as a range."""
+    worker, newest, due = db.execute(_CLAIM_STATE, (request.worker,)).get
+    if worker is None:
+        raise LeaseLost(
+            f"worker {request.worker} is not registered, or was taken for dead: "
+            "its jobs are others' now; register as a new worker"
+        )
+    if due is not None and due <= now:
+        upkeep.stage(db, now)
+        due = db.execute("SELECT min(due_at) FROM later").get
+    streams = db.execute(_STREAMS).get
+    if streams is None or newest is None:
+        return Claimed([], due)
+    mine = lanes.matching(db, request.queues, request.tasks, newest)
+    ours = [stream for stream in map(int, str(streams).split(",")) if stream >> 8 in mine]
+    claim_id = random.getrandbits(62)  # noqa: S311
+    grants: list[Grant] = []
+    for group in [ours] if fair else _by_priority(ours):
+        grants += _take(db, lanes, group, request.limit - len(grants), claim_id)
+        if len(grants) >= request.limit:
+            break
+    if grants:
+        members: list[Member] = [(g.seq, g.fence, g.attempts, g.crashes, g.losses) for g in grants]
+        db.execute(
+            "INSERT INTO claim(id, worker, claimed_at, members) VALUES (?, ?, ?, ?)",
+            (claim_id, worker, now, pack_members(members)),
+        )
+    return Claimed(grants, due)
+
+
+def _by_priority(streams: list[int]) -> list[list[int]]:
+    groups: dict[int, list[int]] = {}
+    for stream in streams:
+        groups.setdefault(stream & 255, []).append(stream)
+    return [groups[rank] for rank in sorted(groups)]
+
+
+def _take(db: Db, lanes: Lanes, streams: list[int], limit: int, claim_id: int) -> list[Grant]:
+    taken: list[Grant] = []
+    while streams and len(taken) < limit:
+        if len(streams) > _MERGED:
+            heads = {s: db.execute("SELECT min(seq) FROM ready WHERE stream = ?", (s,)).get for s in streams}
+            streams = sorted(streams, key=heads.__getitem__)
+        some, streams = streams[:_MERGED], streams[_MERGED:]
+        room = limit - len(taken)
+        grants = _granted(db, some, room, claim_id)
+        last: dict[int, int] = {}
+        if len(some) == 1:
+            last[some[0]] = grants[-1].seq if grants else 0
+        else:
+            grants.sort(key=_seq)
+            for grant in grants:
+                last[stream_of(lanes.id(db, grant.queue, grant.task), grant.priority)] = grant.seq
+        for stream, seq in last.items():
+            db.execute("DELETE FROM ready WHERE stream = ? AND seq <= ?", (stream, seq))
+        taken += grants
+    return taken
+
+
+def _seq(grant: Grant) -> int:
+    return grant.seq
+
+
+def _granted(db: Db, streams: list[int], limit: int, claim_id: int) -> list[Grant]:
+    pick = " UNION ALL ".join([_PICK] * len(streams))
+    bindings: list[int] = [claim_id]
+    for stream in streams:
+        bindings += (stream, limit)
+    if len(streams) > 1:
+        pick += " ORDER BY seq LIMIT ?"
+        bindings.append(limit)
+    data = db.execute(_GRANTS.format(pick=pick, **_WHOLE), bindings).get
+    if data is None:
+        return []
+    try:
+        return _grants.decode(data)
+    except msgspec.DecodeError:
+        return _granted_one_by_one(db, pick, bindings)
+
+
+def _granted_one_by_one(db: Db, pick: str, bindings: list[int]) -> list[Grant]:
+    """As `_granted` where some row is damaged: that job comes without arguments, and fails alone."""
+    grants = []
+    seqs = [row[0] for row in db.execute(f"SELECT seq FROM ({pick})", bindings[1:])]  # noqa: S608
+    one = "SELECT * FROM ready WHERE seq = ?"
+    for seq in seqs:
+        for parts in (_WHOLE, {"args": "'null'", "extras": "'null'"}):
+            data = db.execute(_GRANTS.format(pick=one, **parts), (bindings[0], seq)).get
+            try:
+                grants += _grants.decode(data)
+                break
+            except msgspec.DecodeError:
+                continue
+    return grants
+
+
+# --- finish and report ----------------------------------------------------------------------------
+
+_INSERT_DONE = (
+    "INSERT INTO done(seq, state, fence, attempts, worker, started_at, duration, finished_at,"
+    " expires_at, result)"
+)
+_INSERT_ATTEMPT = (
+    "INSERT OR REPLACE INTO attempt(seq, fence, attempt, outcome, reason, error, worker, started_at, ended_at)"
+)
+
+
+class OpenGrants:
+    """The claims that a call is about, and which of their grants are still open."""
+
+    def __init__(self, db: Db, claims: set[int]) -> None:
+        self._db = db
+        self.workers: dict[int, int] = {}
+        self._members: dict[int, dict[int, Member]] = {}
+        self._touched: set[int] = set()
+        for claim_id in claims:
+            row = db.execute("SELECT worker, members FROM claim WHERE id = ?", (claim_id,)).get
+            if row is not None:
+                self.workers[claim_id] = row[0]
+                self._members[claim_id] = unpack_members(row[1])
+
+    def holds(self, grant: Grant) -> bool:
+        """Whether this grant is still open: the fence."""
+        member = self._members.get(grant.claim, {}).get(grant.seq)
+        return member is not None and member[1] == grant.fence
+
+    def settle(self, grant: Grant) -> None:
+        """Take it out."""
+        del self._members[grant.claim][grant.seq]
+        self._touched.add(grant.claim)
+
+    def store(self) -> None:
+        """Write what is left of the claims."""
+        for claim_id in self._touched:
+            left = self._members[claim_id]
+            if left:
+                self._db.execute(
+                    "UPDATE claim SET members = ? WHERE id = ?", (pack_members(left.values()), claim_id)
+                )
+            else:
+                self._db.execute("DELETE FROM claim WHERE id = ?", (claim_id,))
+
+
+def finish(db: Db, lanes: Lanes, bell: Bell, transitions: Sequence[Transition], now: float) -> list[Finished]:
+    """Apply settlements whose grant is still open; refuse the others."""
+    grants = OpenGrants(db, {t.grant.claim for t in transitions})
+    asked = db.execute("SELECT group_concat(seq) FROM cancel").get
+    cancelling = set(map(int, str(asked).split(","))) if asked is not None else set()
+    done: list[Any] = []
+    attempts: list[Any] = []
+    ready: list[Any] = []
+    later: list[Any] = []
+    blobs: list[Any] = []
+    answers = []
+    for t in transitions:
+        grant = t.grant
+        seq = grant.seq
+        if not grants.holds(grant):
+            answers.append(_settled_before(db, grant))
+            continue
+        grants.settle(grant)
+        answers.append(Finished.APPLIED)
+        state = t.state
+        worker = grants.workers[grant.claim]
+        if cancelling and seq in cancelling:
+            db.execute("DELETE FROM cancel WHERE seq = ?", (seq,))
+            if state is JobState.READY:
+                # It was asked to stop and would come back instead: then it is cancelled.
+                state = JobState.CANCELLED
+        if state is JobState.READY:
+            stream = stream_of(lanes.id(db, grant.queue, grant.task), grant.priority)
+            counts = (grant.fence, t.attempts, t.crashes, t.losses)
+            if t.delay > 0:
+                later += (now + t.delay, seq, stream, *counts)
+            else:
+                ready += (stream, seq, *counts, now)
+        else:
+            done += (
+                seq,
+                _STATE_NUMBERS[state],
+                grant.fence,
+                t.attempts,
+                worker,
+                t.started_at,
+                t.duration,
+                now,
+                now + t.keep,
+                None if t.result is None else t.result.decode(),
+            )
+        if t.outcome is not Outcome.SUCCEEDED and (state is not JobState.READY or _worth_keeping(t)):
+            attempts += (seq, grant.fence, grant.attempt, t.outcome, t.reason, _text(t.error), worker)
+            attempts += (t.started_at, now)
+        for blob in t.blobs:
+            blobs += (blob, seq)
+    insert(db, _INSERT_DONE, 10, done)
+    insert(db, _INSERT_ATTEMPT, 9, attempts)
+    insert(db, _INSERT_READY, 7, ready)
+    insert(db, _INSERT_LATER, 7, later)
+    insert(db, _INSERT_BLOB, 2, blobs)
+    grants.store()
+    if done:
+        bell.ring(Topic.DONE)
+    if ready or later:
+        bell.ring(Topic.READY)
+    return answers
+
+
+def _worth_keeping(t: Transition) -> bool:
+    """A job that was fetched and handed back unstarted leaves no trace: nothing happened to it."""
+    return t.outcome is not Outcome.RETURNED or t.started_at is not None
+
+
+def _settled_before(db: Db, grant: Grant) -> Finished:
+    """Whether this very grant was settled by this holder before, and the answer got lost."""
+    known = db.execute(
+        "SELECT EXISTS (SELECT 1 FROM done WHERE seq = ?1 AND fence = ?2)"
+        " OR EXISTS (SELECT 1 FROM attempt WHERE seq = ?1 AND fence = ?2)",
+        (grant.seq, grant.fence),
+    ).get
+    return Finished.APPLIED if known else Finished.LEASE_LOST
+
+
+def report(db: Db, reports: Sequence[Report]) -> list[bool]:
+    """Store what running jobs say, where the fence still holds."""
+    grants = OpenGrants(db, {r.grant.claim for r in reports})
+    answers = []
+    for r in reports:
+        held = grants.holds(r.grant)
+        answers.append(held)
+        if not held:
+            continue
+        checkpoint = None if r.checkpoint is None else r.checkpoint.decode()
+        if (r.progress, r.text, checkpoint) != (None, None, None):
+            db.execute(
+                "INSERT INTO note(seq, progress, text, checkpoint) VALUES (?1, ?2, ?3, ?4)"
+                " ON CONFLICT (seq) DO UPDATE SET progress = ifnull(?2, progress), text = ifnull(?3, text),"
+                " checkpoint = ifnull(?4, checkpoint)",
+                (r.grant.seq, r.progress, r.text, checkpoint),
+            )
+        if r.log:
+            n = db.execute("SELECT ifnull(max(n), 0) FROM log WHERE seq = ?", (r.grant.seq,)).get
+            lines: list[Any] = []
+            for n, line in enumerate(r.log[: _LOG_LINES - n], n + 1):
+                text = line.text if n < _LOG_LINES else f"(more than {_LOG_LINES} lines: the rest is dropped)"
+                lines += (r.grant.seq, n, line.at, line.level, text)
+            insert(db, "INSERT INTO log(seq, n, at, level, text)", 5, lines)
+    return answers
+
+
+# --- the engine -----------------------------------------------------------------------------------
+
+
+class SqliteEngine:
+    """Jobs in one SQLite file. See `nightcrew.engine.Engine` for what the methods promise."""
+
+    limits = EngineLimits()
+
+    def __init__(self, path: str | Path, *, clock: Clock = SystemClock(), boot: str | None = None) -> None:
+        self._path = Path(path).absolute()
+        self._clock = clock
+        self._boot = boot_id() if boot is None else boot
+        self._pid = 0
+        self._writer: Writer | None = None
+        self._lanes = Lanes()
+        self._turns = 0
+        self._hand = upkeep.PruneHand()
+        self._readers: ThreadPoolExecutor | None = None
+        self._reading = threading.local()
+        self._read_connections: list[Connection] = []
+
+    async def open(self) -> None:
+        """Open the file and its writer thread; make or update the schema."""
+        if self._writer is not None and self._pid == os.getpid():
+            return
+        check_library()
+        self._pid = os.getpid()
+        self._writer = await asyncio.to_thread(self._open_file)
+        self._readers = ThreadPoolExecutor(2, "nightcrew-reader")
+
+    def _open_file(self) -> Writer:
+        check_place(self._path)
+        try:
+            writer = Writer(self._path, self._run_group)
+            migrate(writer.db, self._path)
+        except apsw.Error as error:
+            raise engine_error(error, self._path) from error
+        writer.on_rollback(self._lanes.forget)
+        writer.start()
+        return writer
+
+    async def close(self) -> None:
+        """Write what was accepted, and let the file go."""
+        writer, self._writer = self._writer, None
+        readers, self._readers = self._readers, None
+        if writer is None or self._pid != os.getpid():
+            return
+        if readers is not None:
+            await asyncio.to_thread(readers.shutdown)
+        await asyncio.to_thread(writer.close)
+        for connection in self._read_connections:
+            connection.close()
+        self._read_connections.clear()
+        self._reading = threading.local()
+
+    async def migrate(self) -> list[str]:
+        """Bring the schema up to date; opening has done it already, so this answers what that did."""
+        await self.open()
+        return []
+
+    def _run_group(self, db: Db, runs: list[Run]) -> list[Any]:
+        """Run a group's calls in its transaction, with all their enqueues written as one."""
+        jobs = [job for run in runs if isinstance(run, EnqueueCall) for job in run.jobs]
+        answers = iter(enqueue(db, self._lanes, self._bell(), jobs, self._clock.wall()) if jobs else ())
+        return [
+            [next(answers) for _ in run.jobs] if isinstance(run, EnqueueCall) else run(db) for run in runs
+        ]
+
+    def _open_writer(self) -> Writer:
+        writer = self._writer
+        if writer is None or self._pid != os.getpid():
+            raise EngineClosed(
+                f"the engine on {self._path} is not open in this process; open it with `await engine.open()`"
+            )
+        return writer
+
+    def _bell(self) -> Bell:
+        return self._open_writer().bell
+
+    async def _write(self, run: Callable[[Db], T]) -> T:
+        return await self._open_writer().call(run)  # type: ignore[no-any-return]
+
+    async def _read(self, run: Callable[[Db], T]) -> T:
+        self._open_writer()
+        if self._readers is None:
+            raise EngineClosed(f"the engine on {self._path} is closing")
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_now, run)
+
+    def _read_now(self, run: Callable[[Db], T]) -> T:
+        connection: Connection | None = getattr(self._reading, "connection", None)
+        try:
+            if connection is None:
+                connection = self._reading.connection = Connection(self._path, read_only=True)
+                self._read_connections.append(connection)
+            connection.db.execute("BEGIN")  # one moment for all its statements
+            try:
+                return run(connection.db)
+            finally:
+                connection.db.execute("COMMIT")
+        except apsw.Error as error:
+            raise engine_error(error, self._path) from error
+
+    # hot path
+
+    async def enqueue(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
+        """Store jobs, all or none, durably; one that is there already answers EXISTING."""
+        check_batch(len(jobs), self.limits.batch, "enqueue")
+        limit = self.limits.inline_bytes
+        for job in jobs:
+            if len(job.args) > limit:
+                raise LimitExceeded(
+                    f"job {job.id} ({job.task}) has {len(job.args)} bytes of arguments, more than {limit}; "
+                    "put them into a blob"
+                )
+        return await self._open_writer().call(EnqueueCall(jobs)) if jobs else []
+
+    async def claim(self, request: ClaimRequest) -> Claimed:
+        """Grant due jobs to a worker, each with a raised fence."""
+        check_batch(request.limit, self.limits.claim, "claim")
+        self._turns += 1
+        fair = self._turns % _FAIR_TURN == 0
+        return await self._write(lambda db: claim(db, self._lanes, request, self._clock.wall(), fair))
+
+    async def finish(self, transitions: Sequence[Transition]) -> list[Finished]:
+        """End grants, each on its own: one that was lost does not touch its neighbours."""
+        check_batch(len(transitions), self.limits.batch, "finish")
+        return await self._write(
+            lambda db: finish(db, self._lanes, self._bell(), transitions, self._clock.wall())
+        )
+
+    # running
+
+    async def report(self, reports: Sequence[Report]) -> list[bool]:
+        """Store progress, checkpoints and log lines; False where the lease was lost."""
+        check_batch(len(reports), self.limits.batch, "report")
+        return await self._write(lambda db: report(db, reports))
+
+    async def renew(self, status: WorkerStatus) -> Directives:
+        """The heartbeat of one worker process; the first one registers it."""
+        return await self._write(
+            lambda db: upkeep.renew(db, status, self._clock.wall(), self._clock.steady())
+        )
+
+    async def retire(self, worker: str) -> None:
+        """Take a worker off the list, once its jobs are finished or given back."""
+        await self._write(lambda db: upkeep.retire(db, worker))
+
+    # upkeep
+
+    async def sweep(self, worker: str, dead: Sequence[str] = ()) -> Swept:
+        """Stage due jobs, take over the jobs of dead workers, prune a little."""
+        now, steady = self._clock.wall(), self._clock.steady()
+        return await self._write(
+            lambda db: upkeep.sweep(db, self._bell(), self._hand, worker, dead, now, steady, self._boot)
+        )
+
+    async def unused_blobs(self, blobs: Sequence[str]) -> list[str]:
+        """Those of `blobs` that no job refers to."""
+        return await self._read(lambda db: look.unused_blobs(db, blobs))
+
+    # wake
+
+    @asynccontextmanager
+    async def wakeups(self, topics: Sequence[Topic]) -> AsyncIterator[Listener]:
+        """Listen for hints from every process on this file."""
+        listener = Listener(self._path, topics)
+        try:
+            yield listener
+        finally:
+            listener.close()
+
+    # look
+
+    async def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
+        """Look at jobs by id, in one consistent moment."""
+        check_batch(len(ids), self.limits.batch, "get")
+        return await self._read(lambda db: look.get(db, ids))
+
+    async def detail(self, job_id: str) -> JobDetail | None:
+        """Look at one job with its attempts, log and checkpoint."""
+        return await self._read(lambda db: look.detail(db, job_id))
+
+    async def search(self, where: Filter, limit: int = 50, after: str | None = None) -> Page:
+        """One page of jobs, newest first. Never scans without bound."""
+        return await self._read(lambda db: look.search(db, where, limit, after))
+
+    async def stats(self) -> Stats:
+        """What waits and runs now."""
+        return await self._read(look.stats)
+
+    async def workers(self) -> list[WorkerInfo]:
+        """The workers that have been seen lately."""
+        return await self._read(lambda db: look.workers(db, self._clock.steady(), self._boot))
+
+    # act
+
+    async def change(self, ids: Sequence[str], verb: Verb) -> list[Changed]:
+        """Cancel or retry jobs."""
+        check_batch(len(ids), self.limits.batch, "change")
+        return await self._write(lambda db: upkeep.change(db, self._bell(), ids, verb, self._clock.wall()))
+
+
+def check_batch(size: int, most: int, call: str) -> None:
+    """Refuse a batch that one call cannot take."""
+    if not 0 <= size <= most:
+        raise LimitExceeded(f"expected 0 to {most} jobs in one call of `{call}`, got {size}; make several calls")

@@ -1,0 +1,483 @@
+"""How rows are written, and who writes: one thread a process, group commit, a fair turn, a bell.
+
+Callers hand over closures and await them. The thread takes all that waits, runs it in one
+transaction, commits, and answers. A closure may be run twice (when a neighbour failed and the group
+is taken apart), so it must do nothing but database work until it is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import random
+import socket
+import stat
+import struct
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from functools import cache
+from itertools import starmap
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from nightcrew.engine import Topic
+from nightcrew.engines.sqlite_file import BUSY_TIMEOUT, Connection, engine_error
+from nightcrew.errors import EngineBusy, EngineClosed
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows: SQLite's own lock alone
+    fcntl = None  # type: ignore[assignment]
+
+Db = apsw.Connection
+Run = Callable[[Db], Any]
+
+GROUP = 256
+"""Most calls in one commit: a bound on how long the first waits for the last."""
+
+
+# --- rows, many to a statement ------------------------------------------------------------------
+
+_CHUNK = 256
+
+
+@cache
+def _values(head: str, columns: int, rows: int) -> str:
+    row = f"({','.join('?' * columns)})"
+    return f"{head} VALUES {','.join([row] * rows)}"
+
+
+def insert(db: Db, head: str, columns: int, flat: list[Any]) -> int:
+    """Insert rows given as one flat list; `head` is "INSERT INTO t(...)". Return how many went in.
+
+    Powers of two, so that a few prepared statements serve every number of rows.
+    """
+    done, written, rows = 0, 0, len(flat) // columns
+    while done < rows:
+        size = min(1 << (rows - done).bit_length() - 1, _CHUNK)
+        db.execute(_values(head, columns, size), flat[done * columns : (done + size) * columns])
+        written += db.changes()
+        done += size
+    return written
+
+
+_MEMBER = struct.Struct("<qqiHH")
+Member = tuple[int, int, int, int, int]
+"""seq, fence, attempts, crashes, losses of an open grant."""
+
+
+def pack_members(members: Iterable[Member]) -> bytes:
+    """The open grants of a claim, as stored."""
+    return b"".join(starmap(_MEMBER.pack, members))
+
+
+def unpack_members(data: bytes) -> dict[int, Member]:
+    """The open grants of a claim by seq."""
+    return {member[0]: member for member in _MEMBER.iter_unpack(data)}
+
+
+def stream_of(lane: int, priority: int) -> int:
+    """A lane at one priority; streams sort by lane, then higher priority first."""
+    return lane << 8 | 100 - priority
+
+
+class Lanes:
+    """The (queue, task) pairs of the file, as far as this process has seen them."""
+
+    def __init__(self) -> None:
+        self._ids: dict[tuple[str, str], int] = {}
+        self._newest = 0
+        self._matching: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[int, frozenset[int]]] = {}
+
+    def forget(self) -> None:
+        """After a rollback: the newest may never have been made."""
+        self.__init__()  # type: ignore[misc]
+
+    def load(self, db: Db) -> None:
+        """Read those that have come since."""
+        for lane, queue, task in db.execute(
+            "SELECT id, queue, task FROM lane WHERE id > ? ORDER BY id", (self._newest,)
+        ):
+            self._ids[queue, task] = lane
+            self._newest = lane
+
+    def id(self, db: Db, queue: str, task: str) -> int:
+        """The lane of a pair, made if there is none."""
+        lane = self._ids.get((queue, task))
+        if lane is None:
+            db.execute(
+                "INSERT OR IGNORE INTO lane(queue, task, label)"
+                " VALUES (?1, ?2, json_quote(?2) || ',' || json_quote(?1))",
+                (queue, task),
+            )
+            self.load(db)
+            lane = self._ids[queue, task]
+        return lane
+
+    def names(self) -> dict[int, tuple[str, str]]:
+        """Lane to (queue, task)."""
+        return {lane: pair for pair, lane in self._ids.items()}
+
+    def matching(self, db: Db, queues: tuple[str, ...], tasks: tuple[str, ...], newest: int) -> frozenset[int]:
+        """The lanes of these tasks in queues of these patterns; `newest` is the file's newest lane."""
+        key = (queues, tasks)
+        known = self._matching.get(key)
+        if known is None or known[0] != newest:
+            self.load(db)
+            wanted = set(tasks)
+            lanes = frozenset(
+                lane
+                for (queue, task), lane in self._ids.items()
+                if task in wanted and any(fnmatchcase(queue, pattern) for pattern in queues)
+            )
+            known = self._matching[key] = (newest, lanes)
+        return known[1]
+
+
+# --- the writer ---------------------------------------------------------------------------------
+
+
+class WriteLock:
+    """A fair lock before SQLite's own, which starves waiters: they sleep while others slip in.
+
+    Two file locks in a row. Whoever holds the first is next for the second, so a process that
+    has just written cannot take its turn again before it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        names = (f"{path}-turn", f"{path}-lock")
+        self._fds = (
+            [os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) for name in names]
+            if fcntl is not None
+            else []
+        )
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        if fcntl is None or not self._fds:  # pragma: no cover - Windows
+            yield
+            return
+        turn, lock = self._fds
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        finally:
+            fcntl.flock(turn, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        for fd in self._fds:
+            os.close(fd)
+        self._fds = []
+
+
+def begin(db: apsw.Connection) -> None:
+    """Begin to write; wait for others in small uneven steps, for `BUSY_TIMEOUT` at most.
+
+    Ours wait at the `WriteLock`; here is only somebody else's open transaction or a checkpoint.
+    """
+    give_up = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            db.execute("BEGIN IMMEDIATE")
+        except apsw.BusyError:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(random.uniform(0.0002, 0.002))  # noqa: S311
+        else:
+            return
+
+
+def begin(db: Db) -> None:
+    """Begin to write; wait for others in small uneven steps, for `BUSY_TIMEOUT` at most.
+
+    Ours wait at the `WriteLock`; here is only somebody else's open transaction or a checkpoint.
+    """
+    give_up = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            db.execute("BEGIN IMMEDIATE")
+        except apsw.BusyError:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(random.uniform(0.0002, 0.002))  # noqa: S311
+        else:
+            return
+
+
+class _Call:
+    """One thing to write, and who waits for it."""
+
+    __slots__ = ("answer", "asked_at", "error", "loop", "result", "run")
+
+    def __init__(self, run: Run, loop: asyncio.AbstractEventLoop, now: float) -> None:
+        self.run = run
+        self.loop = loop
+        self.answer: asyncio.Future[Any] = loop.create_future()
+        self.result: Any = None
+        self.error: Exception | None = None
+        self.asked_at = now
+
+
+class Writer:
+    """The thread that owns the write connection."""
+
+    def __init__(self, path: Path, run_group: Callable[[Db, list[Run]], list[Any]]) -> None:
+        self._path = path
+        self._run_group = run_group
+        self._connection = Connection(path)
+        self.db = self._connection.db
+        # Ours wait at the lock; SQLite's own handler would sleep in coarse steps (130 ms seen).
+        self._lock = WriteLock(path)
+        self._waiting: deque[_Call] = deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._rolled_back: list[Callable[[], None]] = []
+        self.bell = Bell(path)
+        self._thread = threading.Thread(target=self._work, name="nightcrew-writer", daemon=True)
+
+    def start(self) -> None:
+        """Begin to take calls."""
+        self.db.set_busy_timeout(0)
+        self._thread.start()
+
+    def on_rollback(self, forget: Callable[[], None]) -> None:
+        """Call `forget` after a rollback: what was learnt in that transaction is not true."""
+        self._rolled_back.append(forget)
+
+    def call(self, run: Run) -> asyncio.Future[Any]:
+        """Have `run` executed in the next transaction; the future is answered after its commit."""
+        loop = asyncio.get_running_loop()
+        now = time.monotonic()
+        call = _Call(run, loop, now)
+        with self._wake:
+            if self._closing:
+                raise EngineClosed(f"the engine on {self._path} is closed; open it before use")
+            if self._waiting and now - self._waiting[0].asked_at > BUSY_TIMEOUT:
+                raise EngineBusy(
+                    f"{self._path} has been locked by another process for more than "
+                    f"{BUSY_TIMEOUT:.0f} s: nothing was written; look for a stopped or hanging process"
+                )
+            self._waiting.append(call)
+            self._wake.notify()
+        return call.answer
+
+    def close(self) -> None:
+        """Write what was accepted, then end the thread and let the file go."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join()
+        self._lock.close()
+        self.bell.close()
+        self._connection.close()
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                while not self._waiting and not self._closing:
+                    self._wake.wait()
+                if not self._waiting:
+                    return
+                group = [self._waiting.popleft() for _ in range(min(len(self._waiting), GROUP))]
+            # Whoever gave up waiting has been told nothing, so nothing is owed.
+            group = [call for call in group if not call.answer.cancelled()]
+            if group:
+                self._write(group)
+                self._answer(group)
+                del group
+
+    def _write(self, group: list[_Call]) -> None:
+        try:
+            self._commit(group)
+        except Exception as error:
+            if len(group) == 1:
+                group[0].error = error
+                return
+            # One of them may be at fault: each on its own, so that it does not fail its neighbours.
+            for call in group:
+                self._write([call])
+
+    def _commit(self, group: list[_Call]) -> None:
+        db = self.db
+        with self._lock.held():
+            try:
+                begin(db)
+                results = self._run_group(db, [call.run for call in group])
+                db.execute("COMMIT")
+            except BaseException as error:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                for forget in self._rolled_back:
+                    forget()
+                self.bell.forget()
+                if isinstance(error, apsw.Error):
+                    raise engine_error(error, self._path) from error
+                raise
+        for call, result in zip(group, results, strict=True):
+            call.result = result
+        self.bell.send()
+
+    def _answer(self, group: list[_Call]) -> None:
+        # One call into each loop for all its callers.
+        loops: dict[asyncio.AbstractEventLoop, list[_Call]] = {}
+        for call in group:
+            loops.setdefault(call.loop, []).append(call)
+        for loop, calls in loops.items():
+            # A loop closed meanwhile has nobody left to tell.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_settle, calls)
+
+
+def _settle(calls: list[_Call]) -> None:
+    for call in calls:
+        if call.answer.done():  # given up while it was being written
+            continue
+        if call.error is not None:
+            call.answer.set_exception(call.error)
+        else:
+            call.answer.set_result(call.result)
+
+
+# --- the bell: hints over local sockets ---------------------------------------------------------
+
+
+def wake_folder(path: Path) -> Path:
+    """The folder of the sockets for one database: beside it, or in a private place if that is too long.
+
+    A socket's path may have about 100 characters.
+    """
+    real = path.resolve()
+    beside = real.with_name(real.name + "-wake")
+    if len(os.fsencode(beside)) <= 70:
+        return beside
+    name = hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"nightcrew-{os.getuid() if hasattr(os, 'getuid') else 0}-{name}"
+
+
+def _private_folder(folder: Path) -> bool:
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    status = folder.lstat()
+    # Somebody else's folder in a shared place could be there to listen.
+    return stat.S_ISDIR(status.st_mode) and (not hasattr(os, "getuid") or status.st_uid == os.getuid())
+
+
+_LETTERS = {Topic.READY: "r", Topic.DONE: "d", Topic.CONTROL: "c"}
+
+
+class Bell:
+    """Tells the listeners of all processes what a commit was about. A hint: it may get lost."""
+
+    def __init__(self, path: Path) -> None:
+        self._folder = wake_folder(path)
+        self._topics: set[Topic] = set()
+        self._listed_at = -1
+        self._names: list[str] = []
+        self._socket: socket.socket | None = None
+        if hasattr(socket, "AF_UNIX") and _private_folder(self._folder):
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._socket.setblocking(False)
+
+    def ring(self, topic: Topic) -> None:
+        """Remember what to tell once the transaction is committed."""
+        self._topics.add(topic)
+
+    def forget(self) -> None:
+        """Tell nothing: it was rolled back."""
+        self._topics.clear()
+
+    def send(self) -> None:
+        """Tell what was remembered."""
+        if not self._topics:
+            return
+        letters = [_LETTERS[topic] for topic in self._topics]
+        self._topics.clear()
+        if self._socket is None:
+            return
+        for name in self._listeners():
+            if any(letter in name.partition("-")[0] for letter in letters):
+                self._send_to(name)
+
+    def _listeners(self) -> list[str]:
+        try:
+            changed = self._folder.stat().st_mtime_ns
+            if changed != self._listed_at:
+                self._names = [name for name in os.listdir(self._folder) if name.endswith(".sock")]
+                # Two changes within one tick of the file system's clock look like one: read a young
+                # folder again next time.
+                self._listed_at = changed if time.time_ns() - changed > 20_000_000 else -1
+        except OSError:
+            self._names = []
+        return self._names
+
+    def _send_to(self, name: str) -> None:
+        assert self._socket is not None  # noqa: S101
+        try:
+            self._socket.sendto(b"!", str(self._folder / name))
+        except BlockingIOError:
+            pass  # its queue is full of hints already
+        except ConnectionRefusedError:
+            # Its process has gone without closing.
+            with contextlib.suppress(OSError):
+                os.unlink(self._folder / name)
+        except OSError:
+            self._listed_at = -1
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+
+
+class Listener:
+    """One receiver of hints, on the loop that made it."""
+
+    def __init__(self, path: Path, topics: Sequence[Topic]) -> None:
+        self._hint = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._socket: socket.socket | None = None
+        folder = wake_folder(path)
+        if not hasattr(socket, "AF_UNIX") or not _private_folder(folder):
+            return  # polling alone
+        letters = "".join(sorted(_LETTERS[topic] for topic in topics))
+        self._path = folder / f"{letters}-{os.urandom(6).hex()}.sock"
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        self._socket.bind(str(self._path))
+        self._loop.add_reader(self._socket.fileno(), self._receive)
+
+    def _receive(self) -> None:
+        assert self._socket is not None  # noqa: S101
+        with contextlib.suppress(OSError):
+            for _ in range(64):
+                self._socket.recv(16)
+        self._hint.set()
+
+    async def wait(self, timeout: float) -> bool:
+        """Return True at the next hint (or one since the last `wait`), False after `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._hint.wait()
+        except TimeoutError:
+            return False
+        self._hint.clear()
+        return True
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket.fileno())
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+            self._socket.close()

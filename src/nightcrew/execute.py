@@ -7,10 +7,12 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from msgspec import Raw
+
 from nightcrew.app import Hooks
-from nightcrew.context import Context, use
+from nightcrew.context import Context
 from nightcrew.errors import Abort, ArgumentsError, ConfigurationError, RetryAfter, Snooze, Stopped
-from nightcrew.job import Ended, ErrorInfo, Grant, Outcome
+from nightcrew.job import Ended, ErrorInfo, Outcome
 from nightcrew.options import exception_name, seconds
 from nightcrew.task import Task
 
@@ -58,15 +60,15 @@ def ended_by(error: BaseException) -> Ended:
             return Ended(Outcome.ERROR, error=error_info(error))
 
 
-def arguments(task: AnyTask, grant: Grant, args: bytes, context: Context) -> Arguments | Ended:
+def arguments(task: AnyTask, args: bytes | Raw, make_context: Callable[[], Context]) -> Arguments | Ended:
     """Decode a job's arguments; `Ended` where they do not fit the task (any more)."""
+    signature = task.signature
     try:
-        positional, keyword = task.signature.decode(args)
+        positional, keyword = signature.decode(args)
     except ArgumentsError as wrong:
         return Ended(Outcome.BAD_ARGUMENTS, error=error_info(wrong))
-    name = task.signature.context_parameter
-    if name is not None:
-        keyword[name] = context
+    if signature.context_parameter is not None:
+        keyword[signature.context_parameter] = make_context()
     return positional, keyword
 
 
@@ -82,43 +84,41 @@ def succeeded(task: AnyTask, value: Any) -> Ended:
 
 
 async def run_async(
-    task: AnyTask, call: Callable[..., Any], found: Arguments, context: Context, hooks: Hooks
+    task: AnyTask, found: Arguments, hooks: Hooks, make_context: Callable[[], Context]
 ) -> Ended:
-    """Run an `async def` task on this loop. Cancellation passes through."""
+    """Run an `async def` task on this loop, where its context is the current one.
+
+    Cancellation passes through: whoever cancelled it knows why.
+    """
     try:
         if not hooks.around:
-            with use(context):
-                return succeeded(task, await call(*found[0], **found[1]))
+            return succeeded(task, await task.function(*found[0], **found[1]))
         async with contextlib.AsyncExitStack() as stack:
-            stack.enter_context(use(context))
             for hook in hooks.around:
-                manager = hook(context)
+                manager = hook(make_context())
                 if isinstance(manager, contextlib.AbstractAsyncContextManager):
                     await stack.enter_async_context(manager)
                 else:
                     stack.enter_context(manager)
-            value = await call(*found[0], **found[1])
-        return succeeded(task, value)
+            return succeeded(task, await task.function(*found[0], **found[1]))
     except (Exception, Stopped) as error:
         return ended_by(error)
 
 
-def run_sync(
-    task: AnyTask, call: Callable[..., Any], found: Arguments, context: Context, hooks: Hooks
-) -> Ended:
-    """Run a plain function in this thread. Async hooks are refused where they are declared."""
+def run_sync(task: AnyTask, found: Arguments, hooks: Hooks, make_context: Callable[[], Context]) -> Ended:
+    """Run a plain function in this thread, where its context is the current one."""
     try:
+        if not hooks.around:
+            return succeeded(task, task.function(*found[0], **found[1]))
         with contextlib.ExitStack() as stack:
-            stack.enter_context(use(context))
             for hook in hooks.around:
-                manager = hook(context)
+                manager = hook(make_context())
                 if not isinstance(manager, contextlib.AbstractContextManager):
                     raise ConfigurationError(
-                        f"expected an around_job hook of a plain function's job to be a sync context "
-                        f"manager, got {hook!r}; write it with `def`, or make task {task.name} async"
+                        f"expected an around_job hook to be a sync context manager for task {task.name}, which is "
+                        f"a plain function, got {hook!r}; write the hook with `def`, or the task with `async def`"
                     )
                 stack.enter_context(manager)
-            value = call(*found[0], **found[1])
-        return succeeded(task, value)
+            return succeeded(task, task.function(*found[0], **found[1]))
     except (Exception, Stopped) as error:
         return ended_by(error)

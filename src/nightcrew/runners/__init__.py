@@ -1,0 +1,1 @@
+"""How a job is run: killable commands and killable Python children."""

@@ -1,0 +1,79 @@
+"""How much there is to read: limits that make drift visible."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator
+
+import nightcrew
+from tests.parts import ROOT
+
+SOURCE = ROOT / "src" / "nightcrew"
+
+MODULE_LINES = 500
+LONG_MODULE_LINES = 750
+LONG_MODULES = ("engines/", "testing/conformance")
+"""An engine, and the suite that every engine must pass, are read as one."""
+FUNCTION_LINES = 60
+PUBLIC_METHODS = 25
+PUBLIC_NAMES = 40
+
+
+def modules() -> Iterator[tuple[str, str]]:
+    """Yield every module of the package: its path below it, and its text."""
+    for path in sorted(SOURCE.rglob("*.py")):
+        yield path.relative_to(SOURCE).as_posix(), path.read_text()
+
+
+def test_a_module_can_be_read_in_one_sitting() -> None:
+    too_long = []
+    for name, text in modules():
+        limit = LONG_MODULE_LINES if name.startswith(LONG_MODULES) else MODULE_LINES
+        lines = len(text.splitlines())
+        if lines > limit:
+            too_long.append(f"{name}: {lines} lines, at most {limit}")
+    assert not too_long, "\n".join(too_long)
+
+
+def test_a_function_fits_on_a_screen() -> None:
+    too_long = []
+    for name, text in modules():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > FUNCTION_LINES:
+                    too_long.append(
+                        f"{name}:{node.lineno} {node.name}: {lines} lines, at most {FUNCTION_LINES}"
+                    )
+    assert not too_long, "\n".join(too_long)
+
+
+def test_every_module_and_public_function_says_what_it_is_for() -> None:
+    silent = []
+    for name, text in modules():
+        tree = ast.parse(text)
+        if text.strip() and not ast.get_docstring(tree):
+            silent.append(name)
+        for node in tree.body:
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                continue
+            if not node.name.startswith("_") and not ast.get_docstring(node) and not overload(node):
+                silent.append(f"{name}:{node.lineno} {node.name}")
+    assert not silent, "\n".join(silent)
+
+
+def overload(node: ast.stmt) -> bool:
+    """Tell whether a definition only gives one more signature of a function."""
+    decorators = node.decorator_list if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else []
+    return any(isinstance(item, ast.Name) and item.id == "overload" for item in decorators)
+
+
+def test_the_public_face_stays_small() -> None:
+    assert len(nightcrew.__all__) <= PUBLIC_NAMES
+    methods = [
+        name
+        for name, value in inspect.getmembers(nightcrew.Nightcrew)
+        if not name.startswith("_") and (callable(value) or isinstance(value, property))
+    ]
+    assert len(methods) <= PUBLIC_METHODS, methods

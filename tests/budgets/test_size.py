@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 from collections.abc import Iterator
 
 import nightcrew
@@ -71,9 +70,7 @@ def overload(node: ast.stmt) -> bool:
 
 def test_the_public_face_stays_small() -> None:
     assert len(nightcrew.__all__) <= PUBLIC_NAMES
-    methods = [
-        name
-        for name, value in inspect.getmembers(nightcrew.Nightcrew)
-        if not name.startswith("_") and (callable(value) or isinstance(value, property))
-    ]
-    assert len(methods) <= PUBLIC_METHODS, methods
+    # `enqueue` and `aenqueue` are one verb, said on two kinds of ground.
+    names = {name for name in dir(nightcrew.Nightcrew) if not name.startswith("_")}
+    verbs = {name for name in names if not (name.startswith("a") and name[1:] in names)}
+    assert len(verbs) <= PUBLIC_METHODS, sorted(verbs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from msgspec import Struct
 
@@ -13,6 +13,9 @@ class Blob(Struct, frozen=True, omit_defaults=True):
 
     Made by `app.blobs.put(...)`, read by `app.blobs.open(...)`; never whole in memory.
     """
+
+    __nightcrew_blob__: ClassVar[bool] = True
+    """By this the codec, a layer below, knows a file when it sees one."""
 
     id: str
     name: str
@@ -26,7 +29,9 @@ class Blob(Struct, frozen=True, omit_defaults=True):
 class BlobStore(Protocol):
     """Where blobs are kept. Every method is async; content passes in chunks."""
 
-    async def write(self, blob_id: str, content: AsyncIterable[bytes], max_size: int | None = None) -> tuple[int, str]:
+    async def write(
+        self, blob_id: str, content: AsyncIterable[bytes], max_size: int | None = None
+    ) -> tuple[int, str]:
         """Store `content` under a fresh id, durably; return its size and SHA-256.
 
         Raises `LimitExceeded` past `max_size` and `StorageFull`; then nothing is left behind.

@@ -1,0 +1,276 @@
+"""The app: it knows the tasks, opens the engine, and is the client through which jobs are looked at."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+)
+from dataclasses import dataclass, field
+from typing import Any, Self, TypeVar
+
+from nightcrew.blob import BlobStore
+from nightcrew.client import AppClient
+from nightcrew.connect import DEFAULT_URL, check_url
+from nightcrew.context import Context
+from nightcrew.engine import Changed, Engine, Filter, Stats, Verb, WorkerInfo
+from nightcrew.errors import ConfigurationError
+from nightcrew.files import Files
+from nightcrew.ids import check_id
+from nightcrew.job import JobRecord, JobState, NewJob
+from nightcrew.registry import Tasks
+from nightcrew.task import Call, Job
+
+T = TypeVar("T")
+
+MAX_PAGE = 500
+
+Hook = Callable[[], object]
+Around = Callable[[Context], AbstractContextManager[Any] | AbstractAsyncContextManager[Any]]
+
+
+@dataclass
+class Hooks:
+    """What a worker runs beside the jobs; filled by the app's decorators."""
+
+    start: list[Hook] = field(default_factory=list)
+    stop: list[Hook] = field(default_factory=list)
+    around: list[Around] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class JobPage:
+    """One page of a search, newest first. `next` is for `after=`; None at the end."""
+
+    jobs: list[Job[Any]]
+    next: str | None
+
+    def __iter__(self) -> Iterator[Job[Any]]:
+        return iter(self.jobs)
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+
+class Nightcrew(Tasks):
+    """An application's jobs: where they are kept, and the tasks that they run.
+
+    url: ``sqlite:///path.db``; by default the environment's NIGHTCREW_URL, else ``sqlite:///nightcrew.db``.
+    blobs: the folder for files; by default one beside the database.
+
+    The plain verbs block, and open the app by themselves; their twins with an ``a`` in front are awaited.
+    """
+
+    def __init__(self, url: str | None = None, *, blobs: str | None = None) -> None:
+        super().__init__()
+        url = url if url is not None else os.environ.get("NIGHTCREW_URL") or DEFAULT_URL
+        self._app = AppClient(check_url(url), blobs)
+        self._client = self._app
+        self._files = Files(lambda: self._app.store_of_blobs, self._app)
+        self._entered: list[bool] = []
+        self.hooks = Hooks()
+
+    def __repr__(self) -> str:
+        return f"<Nightcrew {self.url} with {len(self.tasks)} tasks>"
+
+    @property
+    def url(self) -> str:
+        """Where its jobs are kept."""
+        return self._app.url
+
+    @property
+    def engine(self) -> Engine:
+        """The open engine, for workers and tools. Raises `EngineClosed`."""
+        return self._app.engine
+
+    @property
+    def blob_store(self) -> BlobStore:
+        """The blob store, for workers and tools."""
+        return self._app.store_of_blobs
+
+    @property
+    def blobs(self) -> Files:
+        """Files for jobs: ``app.blobs.put(path)``, ``app.blobs.open(blob)``."""
+        return self._files
+
+    # life
+
+    async def aopen(self) -> bool:
+        """Open the engine; the running loop becomes the app's home. True if it was not open yet."""
+        return await self._app.hop(self._app.open)
+
+    async def aclose(self) -> None:
+        """Close the engine. Closing twice is harmless."""
+        await self._app.hop(self._app.close)
+
+    def open(self) -> bool:
+        """Open the engine, on a loop in a thread of the app's own. True if it was not open yet."""
+        return self._app.call("open", self._app.open)
+
+    def close(self) -> None:
+        """Close the engine, and end the app's own thread. Closing twice is harmless."""
+        self._app.call("close", self._app.close)
+        self._app.portal.leave()
+
+    async def __aenter__(self) -> Self:
+        self._entered.append(await self.aopen())
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._entered.pop():
+            await self.aclose()
+
+    def __enter__(self) -> Self:
+        self._entered.append(self.open())
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._entered.pop():
+            self.close()
+
+    # jobs
+
+    def enqueue_many(self, calls: Iterable[Call[T]]) -> list[Job[T]]:
+        """Enqueue ``[task.call(1), task.using(priority=3).call(2)]`` together: all or none.
+
+        More than the engine takes at once (10,000) go in several batches, each all or none.
+        """
+        made = [(call, call.new_job()) for call in calls]
+        return self._made(made, self._app.call("enqueue_many", self._app.store, [new for _, new in made]))
+
+    async def aenqueue_many(self, calls: Iterable[Call[T]]) -> list[Job[T]]:
+        """As `enqueue_many`, awaited."""
+        made = [(call, call.new_job()) for call in calls]
+        return self._made(made, await self._app.hop(self._app.store, [new for _, new in made]))
+
+    def _made(self, made: list[tuple[Call[T], NewJob]], existing: list[JobRecord | None]) -> list[Job[T]]:
+        return [
+            Job(self._app, call.task, new.id, new, there)
+            for (call, new), there in zip(made, existing, strict=True)
+        ]
+
+    def get(self, job_id: str) -> Job[Any]:
+        """Look at a job by its id. Raises `JobNotFound`."""
+        return self._handle(self._app.call("get", self._app.fetch, check_id(job_id)))
+
+    async def aget(self, job_id: str) -> Job[Any]:
+        """As `get`, awaited."""
+        return self._handle(await self._app.hop(self._app.fetch, check_id(job_id)))
+
+    def search(
+        self,
+        *,
+        state: JobState | str | None = None,
+        task: str | None = None,
+        queue: str | None = None,
+        tag: str | None = None,
+        limit: int = 50,
+        after: str | None = None,
+    ) -> JobPage:
+        """Look at jobs, newest first, one page at a time: give `page.next` as `after` to go on.
+
+        A page may be shorter than `limit`, even empty, and not be the last.
+        """
+        where = _filter(state, task, queue, tag)
+        return self._page(*self._app.call("search", self._app.page, where, _limit(limit), after))
+
+    async def asearch(
+        self,
+        *,
+        state: JobState | str | None = None,
+        task: str | None = None,
+        queue: str | None = None,
+        tag: str | None = None,
+        limit: int = 50,
+        after: str | None = None,
+    ) -> JobPage:
+        """As `search`, awaited."""
+        where = _filter(state, task, queue, tag)
+        return self._page(*await self._app.hop(self._app.page, where, _limit(limit), after))
+
+    def cancel(self, *job_ids: str) -> list[Changed]:
+        """Cancel jobs: at once while they wait, by asking them to stop while they run."""
+        return self._app.call("cancel", self._app.change, _ids(job_ids), Verb.CANCEL)
+
+    async def acancel(self, *job_ids: str) -> list[Changed]:
+        """As `cancel`, awaited."""
+        return await self._app.hop(self._app.change, _ids(job_ids), Verb.CANCEL)
+
+    def retry(self, *job_ids: str) -> list[Changed]:
+        """Run failed and cancelled jobs again, their attempts counted anew."""
+        return self._app.call("retry", self._app.change, _ids(job_ids), Verb.RETRY)
+
+    async def aretry(self, *job_ids: str) -> list[Changed]:
+        """As `retry`, awaited."""
+        return await self._app.hop(self._app.change, _ids(job_ids), Verb.RETRY)
+
+    def stats(self) -> Stats:
+        """What waits and runs now."""
+        return self._app.call("stats", self._app.stats)
+
+    async def astats(self) -> Stats:
+        """As `stats`, awaited."""
+        return await self._app.hop(self._app.stats)
+
+    def workers(self) -> list[WorkerInfo]:
+        """The workers that have been seen lately."""
+        return self._app.call("workers", self._app.workers)
+
+    async def aworkers(self) -> list[WorkerInfo]:
+        """As `workers`, awaited."""
+        return await self._app.hop(self._app.workers)
+
+    # hooks of the workers
+
+    def on_worker_start(self, function: Callable[[], T]) -> Callable[[], T]:
+        """Decorate a function, plain or async, to run in each worker process before its first job."""
+        self.hooks.start.append(function)
+        return function
+
+    def on_worker_stop(self, function: Callable[[], T]) -> Callable[[], T]:
+        """Decorate a function, plain or async, to run in each worker process after its last job."""
+        self.hooks.stop.append(function)
+        return function
+
+    def around_job(self, function: Callable[[Context], T]) -> Callable[[Context], T]:
+        """Decorate a generator function that takes a `Context` and yields once, to run around each job.
+
+        A plain one runs in the thread of a plain job, and on the loop of an async one; an async one goes
+        with async jobs only. A context manager function is taken as it is.
+        """
+        plain: Any = function
+        if inspect.isasyncgenfunction(plain):
+            plain = asynccontextmanager(plain)
+        elif inspect.isgeneratorfunction(plain):
+            plain = contextmanager(plain)
+        self.hooks.around.append(plain)
+        return function
+
+    def _handle(self, record: JobRecord) -> Job[Any]:
+        return Job(self._app, self.tasks.get(record.task), record.id, record=record)
+
+    def _page(self, records: list[JobRecord], after: str | None) -> JobPage:
+        return JobPage([self._handle(record) for record in records], after)
+
+
+def _filter(state: JobState | str | None, task: str | None, queue: str | None, tag: str | None) -> Filter:
+    try:
+        wanted = None if state is None else JobState(state)
+    except ValueError:
+        raise ConfigurationError(f"expected `state` as one of {', '.join(JobState)}, got {state!r}") from None
+    return Filter(wanted, task, queue, tag)
+
+
+def _limit(limit: int) -> int:
+    if type(limit) is not int or not 1 <= limit <= MAX_PAGE:
+        raise ConfigurationError(f"expected `limit` from 1 to {MAX_PAGE}, got {limit!r}; go on with `after=`")
+    return limit
+
+
+def _ids(job_ids: Sequence[str]) -> list[str]:
+    return [check_id(job_id) for job_id in job_ids]

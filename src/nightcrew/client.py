@@ -1,0 +1,306 @@
+"""An app's connection: its engine and blob store, open on the home loop, and who waits for what."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import time
+import weakref
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import msgspec
+
+from nightcrew.blob import BlobStore
+from nightcrew.connect import connect, connect_blobs
+from nightcrew.engine import Changed, Engine, Enqueued, Filter, Stats, Topic, Verb, WorkerInfo
+from nightcrew.errors import EngineClosed, JobNotFound, ResultNotReady
+from nightcrew.files import spill, unspill
+from nightcrew.job import JobDetail, JobRecord, NewJob
+from nightcrew.portal import Portal
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+POLL = 0.5
+"""Seconds between looks at awaited jobs when no hint comes."""
+SETTLE = 0.002
+"""Seconds between looks at awaited jobs when hints come thick."""
+
+
+class AppClient:
+    """An app's engine and blob store, open on its home loop; what tasks and job handles talk to."""
+
+    def __init__(self, url: str, blobs: str | None) -> None:
+        self.url = url
+        self.blobs = blobs
+        self.portal = Portal()
+        self._engine: Engine | None = None
+        self._store: BlobStore | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = os.getpid()
+        self._inline = 0
+        self._closed = False
+        self._opening: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
+        self._awaited: Awaited | None = None
+        self._abandoned: list[Engine] = []
+        atexit.register(_close_at_exit, weakref.ref(self))
+
+    def call(
+        self, verb: str, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a coroutine function on the home loop, and wait for it in this thread."""
+        return self.portal.call(verb, function, *args, **kwargs)
+
+    async def hop(
+        self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a coroutine function on the home loop, and await it."""
+        if self._is_open_here():
+            return await function(*args, **kwargs)
+        return await self.portal.hop(function, *args, **kwargs)
+
+    def _is_open_here(self) -> bool:
+        return (
+            self._engine is not None and self._loop is asyncio.get_running_loop() and self._pid == os.getpid()
+        )
+
+    # life
+
+    @property
+    def engine(self) -> Engine:
+        """The open engine. Raises `EngineClosed`."""
+        if self._engine is None or self._pid != os.getpid():
+            raise EngineClosed(
+                "the app is not open; use `async with app:`, `with app:` or `app.open()` first"
+            )
+        return self._engine
+
+    @property
+    def store_of_blobs(self) -> BlobStore:
+        """The blob store; made when first asked for."""
+        if self._store is None:
+            self._store = connect_blobs(self.url, self.blobs)
+        return self._store
+
+    async def open(self) -> bool:
+        """Open the engine on the running loop; True if it was not open before."""
+        self._closed = False
+        before = self._engine
+        return await self.ready() is not before
+
+    async def close(self) -> None:
+        """Close the engine, once what was accepted is stored. Closing twice is harmless."""
+        self._closed = True
+        awaited, self._awaited = self._awaited, None
+        if awaited is not None:
+            awaited.stop()
+        engine, self._engine = self._engine, None
+        if engine is not None and self._pid == os.getpid():
+            await engine.close()
+
+    def close_at_exit(self) -> None:
+        """Close what the program forgot to: politeness, as everything accepted is durable already."""
+        if self._engine is None or self._pid != os.getpid() or self._loop is None:
+            return
+        # This late, thread pools take no more work, so an engine may fail to say goodbye.
+        with contextlib.suppress(Exception):
+            if not self._loop.is_running():
+                asyncio.run(self.close())
+            elif self.portal.is_own:
+                self.call("close", self.close)
+                self.portal.leave()
+
+    async def ready(self) -> Engine:
+        """The engine, opened here and now if need be."""
+        if self._engine is not None and self._is_open_here():
+            return self._engine
+        loop = asyncio.get_running_loop()
+        if self._opening is None or self._opening[0] is not loop:
+            self._opening = (loop, asyncio.Lock())
+        async with self._opening[1]:
+            if self._engine is not None and self._is_open_here():
+                return self._engine
+            if self._closed:
+                raise EngineClosed("the app was closed; open it again with `app.open()` or `async with app:`")
+            await self._leave_former()
+            engine = connect(self.url)
+            await engine.open()
+            self._engine, self._loop, self._pid = engine, loop, os.getpid()
+            self._inline = engine.limits.inline_bytes
+            self._awaited = Awaited(engine)
+            return engine
+
+    async def _leave_former(self) -> None:
+        """Let go of an engine that was opened on a loop that has ended, or before a fork."""
+        engine, self._engine, self._awaited = self._engine, None, None
+        if engine is None:
+            return
+        if self._pid == os.getpid():
+            await engine.close()
+        else:
+            # The parent's: closing it here, even by the garbage collector, could harm the file that
+            # the parent still has open.
+            self._abandoned.append(engine)
+
+    # what tasks and handles ask, on the home loop
+
+    async def store(self, jobs: Sequence[NewJob]) -> list[JobRecord | None]:
+        """Store jobs; None for each that was created, and the one that was there already for others.
+
+        In batches as large as the engine takes; arguments that are too large go to the blob store.
+        """
+        engine = await self.ready()
+        limit = self._inline
+        if any(len(job.args) > limit for job in jobs):
+            jobs = [await self._spilled(job) if len(job.args) > limit else job for job in jobs]
+        size = engine.limits.batch
+        if len(jobs) <= size:
+            done = await engine.enqueue(jobs)
+        else:
+            done = []
+            for start in range(0, len(jobs), size):
+                done.extend(await engine.enqueue(jobs[start : start + size]))
+        if Enqueued.EXISTING not in done:
+            return [None] * len(done)
+        return await self._existing(engine, jobs, done)
+
+    async def _existing(
+        self, engine: Engine, jobs: Sequence[NewJob], done: list[Enqueued]
+    ) -> list[JobRecord | None]:
+        ids = [job.id for job, what in zip(jobs, done, strict=True) if what is Enqueued.EXISTING]
+        found = dict(zip(ids, await engine.get(ids), strict=True))
+        return [found.get(job.id) for job in jobs]
+
+    async def _spilled(self, job: NewJob) -> NewJob:
+        args, blobs = await spill(self.store_of_blobs, job.args, self._inline)
+        return msgspec.structs.replace(job, args=args, blobs=job.blobs + blobs)
+
+    async def whole(self, data: bytes) -> bytes:
+        """Stored JSON itself, wherever it is."""
+        return await unspill(self.store_of_blobs, data)
+
+    async def fetch(self, job_id: str) -> JobRecord:
+        """Look at a job. Raises `JobNotFound`."""
+        [record] = await (await self.ready()).get((job_id,))
+        if record is None:
+            raise JobNotFound(job_id)
+        return record
+
+    async def detail(self, job_id: str) -> JobDetail:
+        """Look at a job with all that is kept about it. Raises `JobNotFound`."""
+        detail = await (await self.ready()).detail(job_id)
+        if detail is None:
+            raise JobNotFound(job_id)
+        return detail
+
+    async def change(self, job_ids: Sequence[str], verb: Verb) -> list[Changed]:
+        """Cancel or retry jobs."""
+        return await (await self.ready()).change(job_ids, verb)
+
+    async def finished(self, job_id: str, timeout: float | None) -> JobRecord:
+        """Wait until a job is in a final state. Raises `ResultNotReady`, `JobNotFound`."""
+        await self.ready()
+        assert self._awaited is not None
+        return await self._awaited.wait(job_id, timeout)
+
+    async def page(self, where: Filter, limit: int, after: str | None) -> tuple[list[JobRecord], str | None]:
+        """One page of a search."""
+        page = await (await self.ready()).search(where, limit, after)
+        return page.jobs, page.next
+
+    async def stats(self) -> Stats:
+        """What waits and runs now."""
+        return await (await self.ready()).stats()
+
+    async def workers(self) -> list[WorkerInfo]:
+        """The workers seen lately."""
+        return await (await self.ready()).workers()
+
+
+class Awaited:
+    """The jobs that somebody waits for: one listener and one query for all of them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._waiting: dict[str, list[asyncio.Future[JobRecord]]] = {}
+        self._watch: asyncio.Task[None] | None = None
+
+    async def wait(self, job_id: str, timeout: float | None) -> JobRecord:
+        """The job once it is final. Raises `ResultNotReady` after `timeout` seconds, `JobNotFound`."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[JobRecord] = loop.create_future()
+        self._waiting.setdefault(job_id, []).append(future)
+        if self._watch is None or self._watch.done():
+            self._watch = loop.create_task(self._run())
+        try:
+            return await asyncio.wait_for(future, timeout)
+        except TimeoutError:
+            if future.done() and not future.cancelled():
+                return future.result()
+            [record] = await self._engine.get((job_id,))
+            if record is None:
+                raise JobNotFound(job_id) from None
+            if record.state.is_final:
+                return record
+            raise ResultNotReady(
+                f"job {job_id} ({record.task}) is still {record.state} after {timeout:g} s; wait longer, "
+                "and see that a worker runs that knows this task (`nightcrew worker module:app`)"
+            ) from None
+        finally:
+            self._forget(job_id, future)
+
+    def stop(self) -> None:
+        """Give up watching; those who wait are told that the app was closed."""
+        if self._watch is not None and not self._watch.done():
+            self._watch.cancel()
+        self._fail(EngineClosed("the app was closed while a job was awaited; keep it open until then"))
+
+    def _forget(self, job_id: str, future: asyncio.Future[JobRecord]) -> None:
+        futures = self._waiting.get(job_id)
+        if futures is not None and future in futures:
+            futures.remove(future)
+            if not futures:
+                del self._waiting[job_id]
+
+    def _fail(self, error: Exception) -> None:
+        for futures in self._waiting.values():
+            for future in futures:
+                if not future.done():
+                    future.set_exception(error)
+
+    async def _run(self) -> None:
+        try:
+            async with self._engine.wakeups((Topic.DONE,)) as hints:
+                while self._waiting:
+                    began = time.monotonic()
+                    await self._look()
+                    # With many hints, spend at most half of the time looking.
+                    await asyncio.sleep(max(SETTLE, time.monotonic() - began) if self._waiting else 0)
+                    if self._waiting:
+                        await hints.wait(POLL)
+        except Exception as error:
+            self._fail(error)
+
+    async def _look(self) -> None:
+        ids = list(self._waiting)
+        for start in range(0, len(ids), 1_000):
+            chunk = ids[start : start + 1_000]
+            for job_id, record in zip(chunk, await self._engine.get(chunk), strict=True):
+                if record is not None and not record.state.is_final:
+                    continue
+                for future in self._waiting.pop(job_id, ()):
+                    if future.done():
+                        continue
+                    if record is None:
+                        future.set_exception(JobNotFound(job_id))
+                    else:
+                        future.set_result(record)
+
+
+def _close_at_exit(reference: weakref.ref[AppClient]) -> None:
+    client = reference()
+    if client is not None:
+        client.close_at_exit()

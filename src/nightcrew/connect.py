@@ -1,0 +1,101 @@
+"""From a URL to the engine and the blob store: the only place that imports adapters, when needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from nightcrew.blob import BlobStore
+from nightcrew.engine import Engine
+from nightcrew.errors import ConfigurationError
+
+DEFAULT_URL = "sqlite:///nightcrew.db"
+
+_EXISTING = "sqlite:///relative/path.db or sqlite:////absolute/path.db"
+
+
+def connect(url: str) -> Engine:
+    """The engine that a URL names, not yet open. Raises `ConfigurationError`."""
+    parts = _split(url)
+    if parts.scheme == "sqlite":
+        path = _sqlite_path(parts, url)
+        from nightcrew.engines.sqlite import SqliteEngine
+
+        return SqliteEngine(path)
+    raise _unknown(parts, url)
+
+
+def connect_blobs(url: str, blobs: str | None = None) -> BlobStore:
+    """The blob store that `blobs` names (a folder, or a ``file:`` URL), or that belongs to the engine of `url`."""
+    if blobs is not None:
+        folder = _folder(blobs)
+    else:
+        parts = _split(url)
+        if parts.scheme != "sqlite":
+            raise _unknown(parts, url)
+        path = _sqlite_path(parts, url)
+        folder = path.with_name(f"{path.name}-blobs")
+    from nightcrew.blobs.files import FileBlobStore
+
+    return FileBlobStore(folder)
+
+
+def check_url(url: str) -> str:
+    """Return `url` if it names an engine that exists; imports nothing. Raises `ConfigurationError`."""
+    parts = _split(url)
+    if parts.scheme != "sqlite":
+        raise _unknown(parts, url)
+    _sqlite_path(parts, url)
+    return url
+
+
+def _split(url: str) -> SplitResult:
+    if type(url) is not str or not url:
+        raise ConfigurationError(f"expected the URL of an engine, such as {_EXISTING}, got {url!r}")
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"expected a URL such as {_EXISTING}, got one that is none: {error}"
+        ) from None
+
+
+def _sqlite_path(parts: SplitResult, url: str) -> Path:
+    path = unquote(parts.path)
+    if parts.netloc or not path.startswith("/") or parts.fragment:
+        raise ConfigurationError(
+            f"expected {_EXISTING}, got {url!r}; mind the number of slashes, and write # and ? of a "
+            "file name as %23 and %3F"
+        )
+    if path in ("/", "/:memory:") or path.endswith("/") or "\0" in path:
+        raise ConfigurationError(
+            f"expected the path of a file, got {url!r}; jobs outlive the process, so they need a file: "
+            f"{_EXISTING}"
+        )
+    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+        raise ConfigurationError(f"a sqlite URL takes no option `{name}`; leave away `?{parts.query}`")
+    # Absolute from here on, so that a later change of directory does not make a second store.
+    return Path(path[1:]).absolute()
+
+
+def _folder(blobs: str) -> Path:
+    if "://" not in blobs:
+        return Path(blobs).absolute()
+    parts = _split(blobs)
+    if parts.scheme != "file" or parts.netloc or not parts.path.strip("/"):
+        raise ConfigurationError(
+            f"expected `blobs` as a folder or file:///absolute/folder, got {_safe(parts, blobs)!r}"
+        )
+    return Path(unquote(parts.path)).absolute()
+
+
+def _unknown(parts: SplitResult, url: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"there is no engine for {parts.scheme or 'no scheme'!r} URLs, got {_safe(parts, url)!r}; "
+        f"what exists is {_EXISTING}"
+    )
+
+
+def _safe(parts: SplitResult, url: str) -> str:
+    """A URL without the password that it may hold."""
+    return url if parts.password is None else url.replace(parts.password, "***")

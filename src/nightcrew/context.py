@@ -1,0 +1,283 @@
+"""What a running job sees of itself: `Context`, given to the task or found with `current()`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from nightcrew.codec import decode_value, encode_value
+from nightcrew.errors import ConfigurationError, Stopped
+from nightcrew.job import Grant, LogLine
+
+if TYPE_CHECKING:
+    from nightcrew.files import Files
+
+MAX_LOG_LINE = 10_000
+"""Bytes of one log line; longer ones are cut."""
+MAX_PROGRESS_TEXT = 1_000
+"""Bytes of the text that goes with the progress."""
+
+_LEVELS = frozenset({"debug", "info", "warning", "error", "critical"})
+
+# Control characters but for the tab, and those that turn the direction of text: in a log or on a
+# terminal they could pass for something the job did not say.
+_ESCAPES = {
+    code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    for code in (
+        *(c for c in range(0x20) if c != 0x09),
+        *range(0x7F, 0xA0),
+        0x061C,
+        0x200E,
+        0x200F,
+        *range(0x2028, 0x202F),
+        *range(0x2066, 0x206A),
+    )
+}
+
+
+class Reporter(Protocol):
+    """Where a running job's words go: the worker, or the parent of a child process."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop on which the coroutines below run."""
+        ...
+
+    def note(self, grant: Grant, progress: float | None, text: str | None, log: tuple[LogLine, ...]) -> None:
+        """Take a report to be stored soon. From any thread; never blocks."""
+        ...
+
+    async def checkpoint(self, grant: Grant, data: bytes) -> None:
+        """Store a checkpoint durably. Raises `LeaseLost`."""
+        ...
+
+    async def load_checkpoint(self, grant: Grant) -> bytes | None:
+        """The checkpoint that this job stored last, in this attempt or an earlier one."""
+        ...
+
+
+class Context:
+    """A running job, as its own code sees it. Safe to use from any thread of the job."""
+
+    __nightcrew_context__: ClassVar[bool] = True
+
+    def __init__(
+        self, grant: Grant, reporter: Reporter, *, deadline: float | None = None, blobs: Files | None = None
+    ) -> None:
+        self._grant = grant
+        self._reporter = reporter
+        self._blobs = blobs
+        self._stop = False
+        self._stop_reason: str | None = None
+        self.deadline = deadline
+        """When the attempt must end, as `time.monotonic()` tells it; None is never."""
+
+    def __repr__(self) -> str:
+        return f"<Context of {self.task} {self.job_id}, attempt {self.attempt}>"
+
+    @property
+    def job_id(self) -> str:
+        return self._grant.id
+
+    @property
+    def task(self) -> str:
+        """The name of the task."""
+        return self._grant.task
+
+    @property
+    def queue(self) -> str:
+        return self._grant.queue
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt, from 1."""
+        return self._grant.attempt
+
+    @property
+    def max_attempts(self) -> int:
+        return self._grant.max_attempts
+
+    @property
+    def fence(self) -> int:
+        """Higher than in any earlier run of this job: hand it to stores that can refuse late writers."""
+        return self._grant.fence
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same in every attempt: give it to services that drop repeated requests."""
+        return self._grant.id
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until the deadline, at least 0; None without a deadline."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    @property
+    def blobs(self) -> Files:
+        """The blob store: ``ctx.blobs.open(deck)``, ``ctx.blobs.put(path)``."""
+        if self._blobs is None:
+            raise ConfigurationError("this job runs without a blob store; give the app one with `blobs=...`")
+        return self._blobs
+
+    # saying
+
+    def progress(self, fraction: float | None = None, text: str | None = None) -> None:
+        """Say how far the job is: `fraction` from 0 to 1, and a short text. Stored soon; never blocks."""
+        if fraction is not None:
+            fraction = float(fraction)
+            if fraction != fraction:
+                raise ConfigurationError("expected progress between 0 and 1, got nan")
+            fraction = min(max(fraction, 0.0), 1.0)
+        if text is not None:
+            text = clean_line(str(text), MAX_PROGRESS_TEXT)
+        self._reporter.note(self._grant, fraction, text, ())
+
+    def log(self, text: str, level: str = "info") -> None:
+        """Add to the job's own log, one entry per line of `text`. Stored soon; never blocks."""
+        if level not in _LEVELS:
+            raise ConfigurationError(f"expected level as one of {', '.join(sorted(_LEVELS))}, got {level!r}")
+        now = time.time()
+        lines = tuple(LogLine(now, level, clean_line(line, MAX_LOG_LINE)) for line in str(text).split("\n"))
+        self._reporter.note(self._grant, None, None, lines)
+
+    # checkpoints
+
+    def save_checkpoint(self, value: Any) -> None:
+        """Store where the job is, for a next attempt to go on from; durable when it returns.
+
+        Any value that a task could take as an argument. Raises `LeaseLost` when the job was given to
+        another worker: stop then.
+        """
+        self._block("save_checkpoint", self._reporter.checkpoint, encode_value(value, "the checkpoint"))
+
+    async def asave_checkpoint(self, value: Any) -> None:
+        """As `save_checkpoint`, awaited."""
+        await self._hop(self._reporter.checkpoint, encode_value(value, "the checkpoint"))
+
+    def load_checkpoint(self, kind: Any = Any) -> Any:
+        """What was saved last, in this attempt or an earlier one; None if nothing was.
+
+        With `kind`, it is converted to that type (a dataclass, say); otherwise it is plain JSON.
+        """
+        return _decoded(self._block("load_checkpoint", self._reporter.load_checkpoint), kind)
+
+    async def aload_checkpoint(self, kind: Any = Any) -> Any:
+        """As `load_checkpoint`, awaited."""
+        return _decoded(await self._hop(self._reporter.load_checkpoint), kind)
+
+    # stopping
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the job should end soon: cancelled, out of time, or its worker is shutting down."""
+        return self._stop or (self.deadline is not None and time.monotonic() >= self.deadline)
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why it should stop, in words."""
+        if self._stop_reason is None and self.should_stop:
+            return "its time is up"
+        return self._stop_reason
+
+    def check(self) -> None:
+        """Raise `Stopped` once the job should stop: call it where stopping does no harm."""
+        if self.should_stop:
+            raise Stopped(self.stop_reason)
+
+    def request_stop(self, reason: str) -> None:
+        """Ask the job to stop; the first reason counts. For workers; from any thread."""
+        if self._stop_reason is None:
+            self._stop_reason = reason
+        self._stop = True
+
+    def _block(self, verb: str, function: Any, *args: Any) -> Any:
+        loop = self._reporter.loop
+        if _on(loop):
+            raise ConfigurationError(
+                f"`ctx.{verb}(...)` was called on the event loop that it would block; "
+                f"write `await ctx.a{verb}(...)` here"
+            )
+        return asyncio.run_coroutine_threadsafe(function(self._grant, *args), loop).result()
+
+    async def _hop(self, function: Any, *args: Any) -> Any:
+        loop = self._reporter.loop
+        if _on(loop):
+            return await function(self._grant, *args)
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(function(self._grant, *args), loop))
+
+
+_current: ContextVar[Callable[[], Context] | None] = ContextVar("nightcrew_context", default=None)
+
+
+def current() -> Context:
+    """The context of the job that is running here. Raises `ConfigurationError` outside of a job."""
+    make = _current.get()
+    if make is None:
+        raise ConfigurationError(
+            "no job is running here; `current()` works in a task, and in the threads that it starts with "
+            "its context (`contextvars.copy_context().run`)"
+        )
+    return make()
+
+
+def find_current() -> Context | None:
+    """The context of the job that is running here, or None."""
+    make = _current.get()
+    return None if make is None else make()
+
+
+set_current = _current.set
+"""Say how to make the current context: called each time it is asked for, so most jobs never pay for it."""
+
+
+@contextmanager
+def use(context: Context) -> Iterator[Context]:
+    """Make `context` the current one within the block."""
+    token = _current.set(lambda: context)
+    try:
+        yield context
+    finally:
+        _current.reset(token)
+
+
+class JobLogHandler(logging.Handler):
+    """Copies what is logged while a job runs into that job's own log.
+
+    Add it once: ``logging.getLogger().addHandler(JobLogHandler())``. Records from outside of jobs are
+    ignored.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        context = find_current()
+        if context is None:
+            return
+        try:
+            level = record.levelname.lower()
+            context.log(self.format(record), level if level in _LEVELS else "info")
+        except Exception:  # logging must never break the job
+            self.handleError(record)
+
+
+def clean_line(text: str, limit: int) -> str:
+    """One safe line: control characters escaped, at most `limit` bytes."""
+    # Lone surrogates (undecodable bytes) cannot be stored as text.
+    data = text[:limit].translate(_ESCAPES).encode("utf-8", "backslashreplace")
+    if len(data) <= limit and len(text) <= limit:
+        return data.decode()
+    return data[: limit - 3].decode("utf-8", "ignore") + "…"
+
+
+def _decoded(data: bytes | None, kind: Any) -> Any:
+    return None if data is None else decode_value(data, kind, "the checkpoint")
+
+
+def _on(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False

@@ -1,25 +1,31 @@
-"""One run of a task, from stored arguments to `Ended`. Whatever happens becomes data here."""
+"""One run of a task, from a grant to `Ended`. Whatever happens becomes data here."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextvars import Context as Variables
 from typing import Any
 
+import msgspec
 from msgspec import Raw
 
 from nightcrew.app import Hooks
-from nightcrew.context import Context
+from nightcrew.context import Context, set_current
 from nightcrew.errors import Abort, ArgumentsError, ConfigurationError, RetryAfter, Snooze, Stopped
-from nightcrew.job import Ended, ErrorInfo, Outcome
+from nightcrew.job import Ended, ErrorInfo, Extras, Grant, Outcome, RetryRule, Transition
 from nightcrew.options import exception_name, seconds
+from nightcrew.policy import decide, success
 from nightcrew.task import Task
 
 MAX_MESSAGE = 4_000
 MAX_TRACEBACK = 20_000
 
 _SUCCEEDED = Ended(Outcome.SUCCEEDED)
+
+_extras = msgspec.json.Decoder(Extras)
 
 AnyTask = Task[Any, Any]
 Arguments = tuple[list[Any], dict[str, Any]]
@@ -101,7 +107,8 @@ async def run_async(
                 else:
                     stack.enter_context(manager)
             return succeeded(task, await task.function(*found[0], **found[1]))
-    except (Exception, Stopped) as error:
+    except (Exception, Stopped, SystemExit, KeyboardInterrupt) as error:
+        # A job that calls sys.exit() ends itself, not its worker.
         return ended_by(error)
 
 
@@ -120,5 +127,189 @@ def run_sync(task: AnyTask, found: Arguments, hooks: Hooks, make_context: Callab
                     )
                 stack.enter_context(manager)
             return succeeded(task, task.function(*found[0], **found[1]))
-    except (Exception, Stopped) as error:
+    except (Exception, Stopped, SystemExit, KeyboardInterrupt) as error:
+        # A job that calls sys.exit() ends itself, not its worker.
         return ended_by(error)
+
+
+class Plan:
+    """What the worker needs to know of a task."""
+
+    __slots__ = ("keep_failed", "keep_result", "kind", "rule", "task", "timeout")
+
+    def __init__(self, task: AnyTask) -> None:
+        options = task.options
+        self.task = task
+        self.timeout = options.timeout
+        self.rule: RetryRule = options.retry
+        self.keep_result = options.keep_result
+        self.keep_failed = options.keep_failed
+        self.kind = "process" if options.run_in == "process" or task.command else "thread"
+        if task.is_async and self.kind == "thread":
+            self.kind = "async"
+
+
+class Run:
+    """One started job."""
+
+    __slots__ = (
+        "_context",
+        "_new_context",
+        "deadline",
+        "extras",
+        "grant",
+        "place",
+        "plan",
+        "settled",
+        "started",
+        "stop",
+        "stop_reason",
+        "task",
+        "timeout",
+    )
+
+    def __init__(
+        self, grant: Grant, plan: Plan, started: float, new_context: Callable[[Grant, float | None], Context]
+    ) -> None:
+        self.grant = grant
+        self.plan = plan
+        self.started = started
+        self._new_context = new_context
+        self.extras: Extras | None = None if grant.extras is None else _decode_extras(grant)
+        self.timeout = plan.timeout
+        if self.extras is not None and self.extras.timeout is not None:
+            self.timeout = self.extras.timeout
+        self.deadline = None if self.timeout is None else started + self.timeout
+        self.place = 0
+        self.stop: Outcome | None = None
+        self.stop_reason: str | None = None
+        self.settled = False
+        self.task: asyncio.Task[Any] | None = None
+        self._context: Context | None = None
+
+    def context(self) -> Context:
+        """What the job sees of itself; made when it first looks."""
+        if self._context is None:
+            self._context = self._new_context(self.grant, self.deadline)
+            if self.stop_reason is not None:
+                self._context.request_stop(self.stop_reason)
+        return self._context
+
+    def tell(self, outcome: Outcome, reason: str) -> None:
+        """Tell the job that it should end; the first reason counts."""
+        if self.stop is None:
+            self.stop, self.stop_reason = outcome, reason
+        if self._context is not None:
+            self._context.request_stop(reason)
+
+
+    def settlement(self, ended: Ended, now: float, started_at: float, chance: float) -> Transition:
+        """What becomes of the job. `started_at` is `started` by the wall clock."""
+        plan, extras = self.plan, self.extras
+        keep = plan.keep_result
+        if extras is not None and extras.keep_result is not None:
+            keep = extras.keep_result
+        duration = now - self.started
+        outcome = ended.outcome
+        if outcome is Outcome.SUCCEEDED:
+            return success(self.grant, ended.result, ended.blobs, started_at, duration, keep)
+        rule = plan.rule
+        if extras is not None and extras.retry is not None:
+            rule = extras.retry
+        return decide(
+            self.grant,
+            outcome,
+            rule=rule,
+            chance=chance,
+            error=ended.error,
+            delay=ended.delay,
+            reason=ended.reason,
+            started_at=started_at,
+            duration=duration,
+            keep_result=keep,
+            keep_failed=plan.keep_failed,
+        )
+
+    def told(self, ended: Ended | None) -> Ended:
+        """How it counts, given how it ended (None: cancelled) and what it had been told.
+
+        A job that finished although it was asked to cancel, or in the middle of a shutdown, has
+        finished; past its deadline it is too late whatever it answers.
+        """
+        if self.stop is Outcome.TIMED_OUT or (ended is None and self.stop is not None):
+            return Ended(self.stop or Outcome.RETURNED, error=self._timed_out(), reason=self.stop_reason)
+        if ended is None:
+            error = asyncio.CancelledError("the task raised CancelledError, though nobody had cancelled it")
+            return Ended(Outcome.ERROR, error=error_info(error))
+        if self.stop is Outcome.CANCELLED and ended.outcome is not Outcome.SUCCEEDED:
+            return Ended(Outcome.CANCELLED, error=ended.error, reason=self.stop_reason)
+        return ended
+
+    def _timed_out(self) -> ErrorInfo | None:
+        if self.stop is not Outcome.TIMED_OUT:
+            return None
+        return ErrorInfo("builtins.TimeoutError", f"the attempt took longer than its timeout of {self.timeout:g} s")
+
+
+def _decode_extras(grant: Grant) -> Extras | None:
+    try:
+        return _extras.decode(grant.extras) if grant.extras is not None else None
+    except msgspec.MsgspecError:
+        return None  # written by a newer version: the task's own options hold
+
+
+class _Continued:
+    """Awaits the rest of a coroutine that has begun, each step with its own context variables.
+
+    So that a slot, one asyncio task, can run many jobs: most end at their first step, and those that
+    do not still see only their own variables.
+    """
+
+    __slots__ = ("_coroutine", "_variables", "_yielded")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Ended], variables: Variables, yielded: Any) -> None:
+        self._coroutine = coroutine
+        self._variables = variables
+        self._yielded = yielded
+
+    def __await__(self) -> Any:
+        yielded = self._yielded
+        step: Callable[..., Any]
+        while True:
+            try:
+                value = yield yielded
+            except GeneratorExit:
+                self._coroutine.close()
+                raise
+            except BaseException as error:
+                step, value = self._coroutine.throw, error
+            else:
+                step = self._coroutine.send
+            try:
+                yielded = self._variables.run(step, value)
+            except StopIteration as end:
+                return end.value
+
+
+async def run_on_loop(run: Run, args: bytes, hooks: Hooks, variables: Variables) -> Ended | None:
+    """Run an `async def` task's job in the calling asyncio task; None if it was cancelled."""
+    variables.run(set_current, run.context)
+    found = variables.run(arguments, run.plan.task, args, run.context)
+    if isinstance(found, Ended):
+        return found
+    coroutine = run_async(run.plan.task, found, hooks, run.context)
+    try:
+        try:
+            yielded = variables.run(coroutine.send, None)
+        except StopIteration as end:  # it never had to wait: most jobs
+            return end.value  # type: ignore[no-any-return]
+        return await _Continued(coroutine, variables, yielded)  # type: ignore[no-any-return]
+    except asyncio.CancelledError:
+        return None
+
+
+def run_in_thread(run: Run, args: bytes, hooks: Hooks) -> Ended:
+    """Run a plain function's job in the calling thread, whose context variables are the job's own."""
+    set_current(run.context)
+    found = arguments(run.plan.task, args, run.context)
+    return found if isinstance(found, Ended) else run_sync(run.plan.task, found, hooks, run.context)

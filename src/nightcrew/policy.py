@@ -74,7 +74,10 @@ def decide(
             transition.keep = keep_result
         case Outcome.RETURNED:
             transition.attempts = grant.attempts
-            transition.state = JobState.READY
+            if started_at is not None and not grant.rerun_if_lost:
+                transition.reason = "it was interrupted, and this task must not run twice (rerun_if_lost=False)"
+            else:
+                transition.state = JobState.READY
         case Outcome.SNOOZED:
             transition.attempts = grant.attempts
             transition.state = JobState.READY
@@ -105,6 +108,10 @@ def decide(
                 transition.delay = wait_before_retry(rule, transition.crashes, chance)
         case Outcome.ERROR | Outcome.RETRY_AFTER | Outcome.TIMED_OUT:
             allowed = outcome is not Outcome.ERROR or may_retry(rule, error)
+            if outcome is Outcome.TIMED_OUT and not grant.rerun_if_lost:
+                # Nobody knows how far it got, or whether a thread of it still runs.
+                allowed = False
+                transition.reason = "it ran out of time, and this task must not run twice (rerun_if_lost=False)"
             if allowed and transition.attempts < grant.max_attempts:
                 transition.state = JobState.READY
                 transition.delay = (
@@ -117,6 +124,33 @@ def decide(
         case Outcome.ABORTED | Outcome.BAD_ARGUMENTS | Outcome.BAD_RESULT:
             pass
     return transition
+
+
+def success(
+    grant: Grant,
+    result: bytes | None,
+    blobs: tuple[str, ...],
+    started_at: float,
+    duration: float,
+    keep: float,
+) -> Transition:
+    """As `decide` for a plain success, which most grants end in."""
+    return Transition(
+        grant,
+        JobState.SUCCEEDED,
+        Outcome.SUCCEEDED,
+        grant.attempts + 1,
+        grant.crashes,
+        grant.losses,
+        0.0,
+        result,
+        blobs,
+        None,
+        None,
+        started_at,
+        duration,
+        keep,
+    )
 
 
 def decide_lost(grant: Grant, *, started: bool, cancelled: bool = False) -> Transition:

@@ -210,7 +210,7 @@ def claim(db: Db, lanes: Lanes, request: ClaimRequest, now: float, fair: bool) -
     if grants:
         members: list[Member] = [(g.seq, g.fence, g.attempts, g.crashes, g.losses) for g in grants]
         db.execute(
-            "INSERT INTO claim(id, worker, claimed_at, members) VALUES (?, ?, ?, ?)",
+            "INSERT INTO claim(id, worker, origin, raised, claimed_at, members) VALUES (?1, ?2, ?2, 0, ?3, ?4)",
             (claim_id, worker, now, pack_members(members)),
         )
     return Claimed(grants, due)
@@ -285,8 +285,8 @@ def _granted_one_by_one(db: Db, pick: str, bindings: list[int]) -> list[Grant]:
 # --- finish and report ----------------------------------------------------------------------------
 
 _INSERT_DONE = (
-    "INSERT INTO done(seq, state, fence, attempts, worker, started_at, duration, finished_at,"
-    " expires_at, result)"
+    "INSERT INTO done(seq, state, fence, attempts, crashes, losses, worker, started_at, duration,"
+    " finished_at, expires_at, result)"
 )
 _INSERT_ATTEMPT = (
     "INSERT OR REPLACE INTO attempt(seq, fence, attempt, outcome, reason, error, worker, started_at, ended_at)"
@@ -340,11 +340,11 @@ def finish(db: Db, lanes: Lanes, bell: Bell, transitions: Sequence[Transition], 
     later: list[Any] = []
     blobs: list[Any] = []
     answers = []
-    for t in transitions:
+    for n, t in enumerate(transitions):
         grant = t.grant
         seq = grant.seq
         if not grants.holds(grant):
-            answers.append(_settled_before(db, grant))
+            answers.append(_settled_before(db, grant, transitions[:n], answers))
             continue
         grants.settle(grant)
         answers.append(Finished.APPLIED)
@@ -368,6 +368,8 @@ def finish(db: Db, lanes: Lanes, bell: Bell, transitions: Sequence[Transition], 
                 _STATE_NUMBERS[state],
                 grant.fence,
                 t.attempts,
+                t.crashes,
+                t.losses,
                 worker,
                 t.started_at,
                 t.duration,
@@ -380,7 +382,7 @@ def finish(db: Db, lanes: Lanes, bell: Bell, transitions: Sequence[Transition], 
             attempts += (t.started_at, now)
         for blob in t.blobs:
             blobs += (blob, seq)
-    insert(db, _INSERT_DONE, 10, done)
+    insert(db, _INSERT_DONE, 12, done)
     insert(db, _INSERT_ATTEMPT, 9, attempts)
     insert(db, _INSERT_READY, 7, ready)
     insert(db, _INSERT_LATER, 7, later)
@@ -398,8 +400,13 @@ def _worth_keeping(t: Transition) -> bool:
     return t.outcome is not Outcome.RETURNED or t.started_at is not None
 
 
-def _settled_before(db: Db, grant: Grant) -> Finished:
+def _settled_before(
+    db: Db, grant: Grant, earlier: Sequence[Transition], answers: Sequence[Finished]
+) -> Finished:
     """Whether this very grant was settled by this holder before, and the answer got lost."""
+    for other, answer in zip(earlier, answers, strict=True):
+        if (other.grant.seq, other.grant.fence) == (grant.seq, grant.fence):
+            return answer
     known = db.execute(
         "SELECT EXISTS (SELECT 1 FROM done WHERE seq = ?1 AND fence = ?2)"
         " OR EXISTS (SELECT 1 FROM attempt WHERE seq = ?1 AND fence = ?2)",

@@ -31,7 +31,7 @@ _status = msgspec.json.Decoder(WorkerStatus)
 _JOBS = """
     SELECT j.seq, lower(hex(j.id)), l.task, l.queue, j.priority, j.args, j.created_at, j.max_attempts,
            j.rerun, j.codec, j.extras,
-           d.state, d.fence, d.attempts, d.worker, d.started_at, d.duration, d.finished_at, d.expires_at, d.result,
+           d.state, d.fence, d.attempts, d.crashes, d.losses, d.worker, d.started_at, d.finished_at, d.expires_at, d.result,
            a.outcome, a.reason, a.error,
            r.seq, r.fence, r.attempts, r.crashes, r.losses, r.ready_at,
            t.due_at, t.fence, t.attempts, t.crashes, t.losses,
@@ -96,13 +96,15 @@ def _record(row: tuple[Any, ...], running: Running, names: WorkerNames) -> JobRe
     (seq, key, task, queue, priority, args, created, most, rerun, codec, extras) = row[:11]
     known: dict[str, Any] = {}
     if row[11] is not None:
-        state, fence, attempts, worker, started, duration, finished, expires, result = row[11:20]
-        outcome, reason, error = row[20:23]
+        state, fence, attempts, crashes, losses, worker, started, finished, expires, result = row[11:21]
+        outcome, reason, error = row[21:24]
         known = {
             "state": STATES[state],
             "due_at": created,
             "fence": fence,
             "attempts": attempts,
+            "crashes": crashes,
+            "losses": losses,
             "worker": names.get(worker),
             "started_at": started,
             "finished_at": finished,
@@ -112,12 +114,12 @@ def _record(row: tuple[Any, ...], running: Running, names: WorkerNames) -> JobRe
             "reason": reason,
             "error": _error.decode(error) if error else None,
         }
-    elif row[23] is not None:
+    elif row[24] is not None:
         keys = ("fence", "attempts", "crashes", "losses", "due_at")
-        known = {"state": JobState.READY, **dict(zip(keys, row[24:29], strict=True))}
-    elif row[29] is not None:
+        known = {"state": JobState.READY, **dict(zip(keys, row[25:30], strict=True))}
+    elif row[30] is not None:
         keys = ("due_at", "fence", "attempts", "crashes", "losses")
-        known = {"state": JobState.READY, **dict(zip(keys, row[29:34], strict=True))}
+        known = {"state": JobState.READY, **dict(zip(keys, row[30:35], strict=True))}
     else:
         known = {"state": JobState.RUNNING, "due_at": created, "attempts": 0}
         grant = running.get(seq)
@@ -136,9 +138,9 @@ def _record(row: tuple[Any, ...], running: Running, names: WorkerNames) -> JobRe
         rerun_if_lost=bool(rerun),
         codec=codec,
         extras=_extras.decode(extras) if extras else Extras(),
-        progress=row[34],
-        progress_text=row[35],
-        cancelling=row[36] is not None,
+        progress=row[35],
+        progress_text=row[36],
+        cancelling=row[37] is not None,
         **known,
     )
 
@@ -253,7 +255,7 @@ def _waiting(db: Db, where: Filter, before: int) -> Iterator[int]:
         queue, task = names[stream >> 8]
         if where.queue in (None, queue) and where.task in (None, task):
             sql = "SELECT seq FROM ready WHERE stream = ? AND seq < ? ORDER BY seq DESC LIMIT ?"
-            yield from _seqs(db, sql, (stream, before, _MOST))
+            yield from _seqs(db, sql, (stream, before, _SCANNED))
     yield from _seqs(
         db, "SELECT seq FROM later WHERE seq < ? ORDER BY seq DESC LIMIT ?", (before, _SCANNED)
     )

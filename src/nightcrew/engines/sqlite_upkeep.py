@@ -173,22 +173,24 @@ def _mark_dead(db: Db, sweeper: int, dead: Sequence[str], steady: float, boot: s
 
 def _rescue(db: Db, sweeper: int, now: float) -> list[Lost]:
     claims = db.execute(
-        "SELECT claim.id, claim.members, worker.id, worker.journal FROM claim"
-        " LEFT JOIN worker ON worker.n = claim.worker WHERE worker.state IS NOT 'live' LIMIT 50"
+        "SELECT claim.id, claim.members, claim.origin, claim.raised, origin.id, origin.journal FROM claim"
+        " LEFT JOIN worker holder ON holder.n = claim.worker LEFT JOIN worker origin ON origin.n = claim.origin"
+        " WHERE holder.state IS NOT 'live' LIMIT 50"
     ).fetchall()
     lost: list[Lost] = []
-    for claim_id, data, worker, journal in claims:
+    for claim_id, data, origin, raises, worker, journal in claims:
         if len(lost) >= _RESCUED:
             break
         members = unpack_members(data)
-        # The same row becomes the sweeper's own, with every fence raised: from here on the dead
-        # worker's writes are refused, and should the sweeper die too, the next one finds it again.
+        # The claim becomes the sweeper's own, with every fence raised: from here on the dead worker's
+        # writes are refused. Should the sweeper die too, the next one finds it again, and still sees
+        # who had run it.
         raised: list[Member] = [(m[0], m[1] + 1, m[2], m[3], m[4]) for m in members.values()]
         db.execute("DELETE FROM claim WHERE id = ?", (claim_id,))
         new_id = claim_id ^ 1 << 61
         db.execute(
-            "INSERT INTO claim(id, worker, claimed_at, members) VALUES (?, ?, ?, ?)",
-            (new_id, sweeper, now, pack_members(raised)),
+            "INSERT INTO claim(id, worker, origin, raised, claimed_at, members) VALUES (?, ?, ?, ?, ?, ?)",
+            (new_id, sweeper, origin, raises + 1, now, pack_members(raised)),
         )
         for member in raised:
             grant = _grant(db, member, new_id, now)
@@ -198,7 +200,7 @@ def _rescue(db: Db, sweeper: int, now: float) -> list[Lost]:
                     Lost(
                         grant=grant,
                         worker=worker or "",
-                        fence=member[1] - 1,
+                        fence=member[1] - 1 - raises,
                         journal=journal,
                         cancelled=cancelled,
                     )
@@ -271,7 +273,8 @@ def _cancel(db: Db, bell: Bell, key: bytes, now: float) -> Changed:
         db.execute("DELETE FROM later WHERE due_at = ? AND seq = ?", (due, seq))
         fence, attempts = later_fence + 1, later_attempts
     db.execute(
-        "INSERT INTO done(seq, state, fence, attempts, finished_at, expires_at) VALUES (?, 5, ?, ?, ?, ?)",
+        "INSERT INTO done(seq, state, fence, attempts, crashes, losses, finished_at, expires_at)"
+        " VALUES (?, 5, ?, ?, 0, 0, ?, ?)",
         (seq, fence, attempts, now, now + KEEP_RESULT),
     )
     db.execute(

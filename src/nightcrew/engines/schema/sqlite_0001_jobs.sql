@@ -52,7 +52,9 @@ CREATE UNIQUE INDEX later_seq ON later (seq);
 -- One row a claimed batch. Its members are the open grants: settling one takes it out.
 CREATE TABLE claim (
     id INTEGER PRIMARY KEY,
-    worker INTEGER NOT NULL,
+    worker INTEGER NOT NULL, -- who holds it
+    origin INTEGER NOT NULL, -- who ran it: differs from the holder once a sweeper has taken it over
+    raised INTEGER NOT NULL, -- how often sweepers have raised its fences since
     claimed_at REAL NOT NULL,
     members BLOB NOT NULL
 );
@@ -77,6 +79,8 @@ CREATE TABLE done (
     state INTEGER NOT NULL CHECK (state IN (3, 4, 5)),
     fence INTEGER NOT NULL,
     attempts INTEGER NOT NULL,
+    crashes INTEGER NOT NULL,
+    losses INTEGER NOT NULL,
     worker INTEGER,
     started_at REAL,
     duration REAL,

@@ -1,0 +1,84 @@
+"""The sign of life of a worker process: its own thread, event loop and connection.
+
+A job that blocks the worker's event loop must not look like a dead worker. And when a job blocks it
+past its deadline, this thread is the one that still can say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from nightcrew.connect import connect
+from nightcrew.engine import Directives, Engine, Topic, WorkerStatus
+from nightcrew.errors import EngineError
+from nightcrew.job import Transition
+from nightcrew.journal import Journal
+
+logger = logging.getLogger("nightcrew.worker")
+
+TICK = 1.0
+
+
+class Heartbeat:
+    """Renews a worker's lease, brings what the store asks of it, and settles what it cannot."""
+
+    def __init__(
+        self,
+        url: str,
+        status: Callable[[], WorkerStatus],
+        journal: Journal,
+        every: float,
+        directives: Callable[[Directives], None],
+        overdue: Callable[[], list[Transition]],
+    ) -> None:
+        self._url = url
+        self._status = status
+        self._journal = journal
+        self._every = every
+        self._directives = directives
+        self._overdue = overdue
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="nightcrew-heartbeat", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; within a tick."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        asyncio.run(self._beat())
+
+    async def _beat(self) -> None:
+        engine = connect(self._url)
+        while not self._stopping.is_set():
+            try:
+                await engine.open()
+                await self._listen(engine)
+            except EngineError:
+                logger.warning("the heartbeat could not reach the store; trying again", exc_info=True)
+                await asyncio.sleep(TICK)
+            except Exception:
+                logger.exception("the heartbeat failed; trying again")
+                await asyncio.sleep(TICK)
+        await engine.close()
+
+    async def _listen(self, engine: Engine) -> None:
+        renew_at = time.monotonic() + self._every
+        async with engine.wakeups([Topic.CONTROL]) as hints:
+            while not self._stopping.is_set():
+                asked = await hints.wait(TICK)
+                self._journal.beat(time.monotonic())
+                overdue = self._overdue()
+                if overdue:
+                    await engine.finish(overdue)
+                if asked or time.monotonic() >= renew_at:
+                    # By the monotonic clock: at the next time, however long this took.
+                    renew_at = time.monotonic() + self._every
+                    self._directives(await engine.renew(self._status()))

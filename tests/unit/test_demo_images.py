@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from nightcrew.demo import images
 from nightcrew.demo.images import make_thumbnail
 from nightcrew.demo.sniff import NotThatKind
 
@@ -111,6 +110,6 @@ def test_a_full_disk_is_not_blamed_on_the_picture(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     path = save(tmp_path, Image.new("RGB", (10, 10)), "PNG")
-    monkeypatch.setattr(images.Image.Image, "save", full)
+    monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(OSError, match="No space left"):
         make_thumbnail(path, tmp_path)

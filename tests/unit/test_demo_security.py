@@ -313,7 +313,7 @@ async def test_websockets_are_refused(gate: Gate) -> None:
     async def receive() -> dict[str, str]:
         return {"type": "websocket.connect"}
 
-    await gate({"type": "websocket", "path": "/", "headers": []}, receive, send)  # type: ignore[arg-type]
+    await gate({"type": "websocket", "path": "/", "headers": []}, receive, send)
     assert sent == [{"type": "websocket.close", "code": 1008}]
 
 
@@ -335,3 +335,12 @@ async def test_every_answer_carries_the_headers(gate: Gate, path: str, host: str
     if not path.startswith("/static/"):
         assert headers["cache-control"] == "no-store"
     assert not [name for name in headers if name.startswith("access-control")]
+
+
+async def test_a_link_clicked_in_another_page_goes_on_from_a_page_of_ours(gate: Gate) -> None:
+    """Browsers leave out strict cookies on a redirect that another site began."""
+    async with browser(gate, **{"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}) as client:
+        answer = await client.get(gate.new_link())
+        assert answer.status_code == HTTPStatus.OK
+        assert 'http-equiv="refresh" content="0; url=/"' in answer.text
+        assert "set-cookie" in answer.headers

@@ -33,7 +33,7 @@ _SIGXCPU, _SIGXFSZ = 24, 25
 
 # No macros, no Java, and no links to anything outside of the document: without the third, a deck that links
 # the picture file:///home/you/secret.png gets it into its PDF.
-_SETTINGS = {
+SETTINGS = {
     "/org.openoffice.Office.Common/Security/Scripting": {
         "MacroSecurityLevel": "3",
         "DisableMacrosExecution": "true",
@@ -119,7 +119,7 @@ def _prepare(source: Path, deck: Deck, folder: Path) -> tuple[Path, Path, Path, 
 def _write_profile(profile: Path) -> None:
     lines = [
         f'<item oor:path="{path}"><prop oor:name="{name}" oor:op="fuse"><value>{value}</value></prop></item>'
-        for path, settings in _SETTINGS.items()
+        for path, settings in SETTINGS.items()
         for name, value in settings.items()
     ]
     user = profile / "user"

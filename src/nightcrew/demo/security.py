@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nightcrew.errors import ConfigurationError
@@ -237,7 +237,16 @@ class Gate:
                 "This link has been used already, or is from an earlier start. It works once.",
             )
         self._link = None
-        return self._start_session()
+        if request.headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
+            return self._start_session(_to_start())
+        # Clicked in another page, such as a terminal in the browser: a strict cookie would not come along on a
+        # redirect from there, but it does when a page of ours goes on.
+        return self._start_session(
+            HTMLResponse(
+                '<!doctype html><title>Nightcrew sample</title><meta http-equiv="refresh" content="0; url=/">'
+                '<a href="/">Open the sample</a>'
+            )
+        )
 
     def _is_link(self, token: str) -> bool:
         return self._link is not None and hmac.compare_digest(token.encode(), self._link.encode())
@@ -254,10 +263,9 @@ class Gate:
             return self._refuse(
                 request, HTTPStatus.UNAUTHORIZED, "This is not the token. Copy the whole line from the file."
             )
-        return self._start_session()
+        return self._start_session(_to_start())
 
-    def _start_session(self) -> Response:
-        response = _to_start()
+    def _start_session(self, response: Response) -> Response:
         response.set_cookie(
             self._keys.cookie,
             self._keys.new_session(time.time()),

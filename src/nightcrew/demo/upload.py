@@ -6,6 +6,7 @@ The request's own parser is driven by hand, so that the file's bytes go from the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from http import HTTPStatus
@@ -23,6 +24,8 @@ IDLE = 60.0
 """Seconds to wait for the next piece of an upload."""
 _ROOM = 64 << 10
 """Bytes of the body beside the file: boundaries, headers, small fields."""
+_DRAIN = 64 << 20
+_DRAIN_SECONDS = 10.0
 _BOUNDARY = re.compile(rb"[!-~](?:[ -~]{0,68}[!-~])?")
 
 
@@ -121,6 +124,17 @@ class Upload:
             f"The file is too large: at most {self._max_size / 1e6:,.0f} MB are accepted "
             "(change it with --max-upload).",
         )
+
+
+async def drain(body: AsyncGenerator[bytes, None]) -> None:
+    """Read and drop the rest of a refused body, as far as that is reasonable."""
+    left = _DRAIN
+    with contextlib.suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            async for piece in body:
+                left -= len(piece)
+                if left < 0:
+                    return
 
 
 def _boundary(headers: Headers) -> bytes:

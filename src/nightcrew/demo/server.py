@@ -1,0 +1,242 @@
+"""Runs the sample: the web server and a worker in one process, or each of them apart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+import webbrowser
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import uvicorn
+
+from nightcrew.app import Nightcrew
+from nightcrew.demo import office
+from nightcrew.demo.app import DATA, make_app
+from nightcrew.demo.security import Gate, Keys, is_loopback
+from nightcrew.demo.web import Sample
+from nightcrew.errors import ConfigurationError
+from nightcrew.worker import Worker
+
+PORT = 8000
+MAX_UPLOAD = 256_000_000
+"""Bytes of one uploaded file."""
+_TRIES = 20
+_BACKLOG = 128
+
+log = logging.getLogger("nightcrew.demo")
+
+
+def run_demo(
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    data: Path = Path(".data"),
+    open_browser: bool = False,
+    worker: bool = True,
+    worker_only: bool = False,
+    poll: float = 2.0,
+    max_upload: int = MAX_UPLOAD,
+    allow_remote: bool = False,
+) -> int:
+    """Run the sample application until it is told to stop; return the exit code.
+
+    host: to listen on; one that other machines can reach needs `allow_remote`.
+    port: None is 8000 or the next free one, 0 any free one.
+    data: the folder for jobs, files and secrets; made if it is not there.
+    worker, worker_only: False leaves the jobs to a worker that runs apart; True runs nothing but that.
+    poll: seconds between two looks of the progress page.
+    max_upload: bytes of the largest file accepted.
+
+    Raises `ConfigurationError` for an option that cannot be, and for an address that is taken.
+    """
+    if not allow_remote and not is_loopback(host):
+        raise ConfigurationError(
+            f"expected a loopback address such as 127.0.0.1 to listen on, got {host!r}: the sample has no "
+            "encryption, so everybody on the way could read along. From another machine, use a tunnel "
+            f"(`ssh -L {port or PORT}:127.0.0.1:{port or PORT} this-machine`); to listen all the same, "
+            "behind a proxy that adds TLS, say --allow-remote"
+        )
+    if not 0.05 <= poll <= 3600:
+        raise ConfigurationError(f"expected `poll` between 0.05 and 3600 seconds, got {poll!r}")
+    if max_upload < 1:
+        raise ConfigurationError(f"expected `max_upload` as a positive number of bytes, got {max_upload!r}")
+    if worker_only and not worker:
+        raise ConfigurationError("expected either `worker_only` or no worker, got both; leave one away")
+    data = data.absolute()
+    keys = Keys(data)
+    # For processes that a worker starts: they import the app anew.
+    os.environ[DATA] = str(data)
+    app = make_app(data)
+    with _logging():
+        if worker_only:
+            return asyncio.run(_work(app))
+        with contextlib.closing(listen(host, port)) as listener:
+            sample = Sample(app, poll=poll, max_upload=max_upload)
+            gate = Gate(sample.site, keys, sample.pages.refusal, remote=allow_remote)
+            return asyncio.run(_serve(app, gate, keys, listener, worker=worker, open_browser=open_browser))
+
+
+def listen(host: str, port: int | None) -> socket.socket:
+    """A listening socket: on `port`, on any free one for 0, on 8000 or one of the next for None."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for candidate in range(PORT, PORT + _TRIES) if port is None else (port,):
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            if os.name == "posix":
+                # A restart must not wait until the last connections of before are forgotten.
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, candidate))
+            listener.listen(_BACKLOG)
+            return listener
+        except OSError as error:
+            listener.close()
+            if port is not None or error.errno != errno.EADDRINUSE:
+                raise ConfigurationError(
+                    f"cannot listen on {host}:{candidate}: {error.strerror}; choose another port with --port, "
+                    "0 for any free one"
+                ) from error
+    raise ConfigurationError(f"ports {PORT} to {PORT + _TRIES - 1} are all in use; choose one with --port")
+
+
+async def _serve(
+    app: Nightcrew, gate: Gate, keys: Keys, listener: socket.socket, *, worker: bool, open_browser: bool
+) -> int:
+    server = _Server(
+        uvicorn.Config(
+            gate,
+            lifespan="off",
+            log_config=None,
+            # The one-time link must not be in any log.
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=500,
+            h11_max_incomplete_event_size=16 << 10,
+            timeout_graceful_shutdown=5,
+        )
+    )
+    async with app, _signals() as stop, _working(app) if worker else contextlib.nullcontext() as working:
+        serving = asyncio.create_task(server.serve([listener]))
+        _announce(listener, gate, keys, worker=worker, open_browser=open_browser)
+        await _any(serving, working, asyncio.create_task(stop.wait()))
+        click.echo("Exiting...")
+        # First no new uploads, then (leaving the block) the jobs in hand.
+        server.should_exit = True
+        await serving
+    return 0
+
+
+async def _any(*tasks: asyncio.Task[Any] | None) -> None:
+    """Wait until the first of some tasks ends."""
+    await asyncio.wait([task for task in tasks if task is not None], return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _work(app: Nightcrew) -> int:
+    async with app, _signals() as stop, _working(app) as working:
+        click.echo("Worker was started\nPress Ctrl+C for exit")
+        await _any(working, asyncio.create_task(stop.wait()))
+        click.echo("Exiting...")
+    return 0
+
+
+@asynccontextmanager
+async def _working(app: Nightcrew) -> AsyncIterator[asyncio.Task[None]]:
+    """A worker on this loop; leaving the block lets its jobs finish, or gives them back.
+
+    Raises what the worker raised, should it have ended by itself.
+    """
+    # As many conversions at once as there are cores: each keeps one busy.
+    worker = Worker(app, concurrency=max(2, os.cpu_count() or 1), threads=4)
+    running = asyncio.create_task(worker.run())
+    log.info("Worker service was started")
+    try:
+        yield running
+    finally:
+        worker.stop()
+        await running
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to us: the worker must stop after it, in order."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def _signals() -> AsyncIterator[asyncio.Event]:
+    """An event that Ctrl-C or SIGTERM sets; the second one ends the process as usual."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def ask(number: int) -> None:
+        stop.set()
+        loop.remove_signal_handler(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        loop.add_signal_handler(number, ask, number)
+    try:
+        yield stop
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+def _announce(listener: socket.socket, gate: Gate, keys: Keys, *, worker: bool, open_browser: bool) -> None:
+    host, port = listener.getsockname()[:2]
+    name = f"[{host}]" if ":" in host else host
+    link = f"http://{name}:{port}{gate.new_link()}"
+    soffice = office.find_soffice()
+    lines = [
+        "Nightcrew sample application",
+        f"  open          {link}",
+        "                (this link works once; this browser stays signed in)",
+        f"  data          {keys.token_file.parent}",
+        f"  for scripts   send `Authorization: Bearer` with the content of {keys.token_file}",
+        f"  LibreOffice   {soffice or f'missing, so only images work; {office.INSTALL}'}",
+    ]
+    if not worker:
+        lines.append("  worker        none here; start one with `nightcrew demo --worker-only`")
+    lines.append("Press Ctrl+C for exit")
+    click.echo("\n".join(lines))
+    if open_browser:
+        _open(keys.token_file.parent, link)
+
+
+def _open(folder: Path, link: str) -> None:
+    """Open the link through a private file: a browser's command line can be read by every user."""
+    page = folder / "open.html"
+    page.unlink(missing_ok=True)
+    with open(os.open(page, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+        file.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={link}">')
+    webbrowser.open(page.as_uri())
+
+
+@contextmanager
+def _logging() -> Iterator[None]:
+    """Show what happens on standard error, unless the caller has set up logging."""
+    root = logging.getLogger()
+    if root.handlers:
+        yield
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s", "%H:%M:%S"))
+    root.addHandler(handler)
+    before = root.level
+    root.setLevel(logging.INFO)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(before)

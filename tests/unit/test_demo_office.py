@@ -1,0 +1,201 @@
+"""LibreOffice in its cage: what comes out, what cannot get in or out, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import zipfile
+from pathlib import Path
+
+import psutil
+import pytest
+from pypdf import PdfReader
+
+from nightcrew.demo import office
+from nightcrew.demo.office import OfficeFailed, OfficeMissing, convert_deck
+from nightcrew.demo.sniff import Deck, NotThatKind, inspect_deck
+from tests.waiting import await_until
+from tests.web.decks import CJK_TITLE, deck, linking_deck, picture
+
+pytestmark = pytest.mark.office
+
+
+async def convert(tmp_path: Path, source: Path) -> PdfReader:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    upload = Path(shutil.copy(source, folder / "upload"))
+    return PdfReader(await convert_deck(upload, inspect_deck(upload), folder))
+
+
+async def test_a_real_deck_becomes_a_real_pdf(soffice: str, tmp_path: Path) -> None:
+    pdf = await convert(tmp_path, deck(tmp_path / "deck.pptx"))
+    texts = [page.extract_text() for page in pdf.pages]
+    assert len(texts) == 5
+    # Without a Chinese font every character is drawn as the same box, and extracted as the first.
+    assert CJK_TITLE[0] in texts[0]
+    assert "Nightcrew" in texts[0]
+    assert "Nothing was lost" in texts[1]
+    assert "cell 22" in texts[2]
+    assert pdf.pages[3].images
+    assert "February" in texts[4]
+
+
+@pytest.mark.parametrize("kind", ["odp", "ppt"])
+async def test_the_other_formats(soffice: str, tmp_path: Path, kind: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        soffice,
+        f"-env:UserInstallation={(tmp_path / 'profile').as_uri()}",
+        "--headless",
+        "--convert-to",
+        kind,
+        "--outdir",
+        str(tmp_path),
+        str(deck(tmp_path / "deck.pptx")),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert await process.wait() == 0
+    pdf = await convert(tmp_path, tmp_path / f"deck.{kind}")
+    assert len(pdf.pages) == 5
+    assert "Nothing was lost" in pdf.pages[1].extract_text()
+
+
+async def test_a_deck_cannot_read_the_files_of_this_machine(soffice: str, tmp_path: Path) -> None:
+    """With its own defaults LibreOffice puts the linked file into the PDF, network or not."""
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(picture())
+    pdf = await convert(tmp_path, linking_deck(tmp_path / "deck.pptx", secret.as_uri()))
+    assert "Linked" in pdf.pages[0].extract_text()
+    assert not pdf.pages[0].images
+
+
+@pytest.mark.parametrize("allowed", ["0", "1"])
+async def test_a_deck_cannot_reach_the_network(
+    soffice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: str
+) -> None:
+    """Cut off by the kernel: shown without the setting that forbids links in the first place."""
+    monkeypatch.setenv(office.ALLOW_NETWORK, allowed)
+    settings = {path: dict(values) for path, values in office.SETTINGS.items()}
+    settings["/org.openoffice.Office.Common/Security/Scripting"]["BlockUntrustedRefererLinks"] = "false"
+    monkeypatch.setattr(office, "SETTINGS", settings)
+    with socket.create_server(("127.0.0.1", 0)) as canary:
+        hits: list[object] = []
+        listening = asyncio.get_running_loop().run_in_executor(None, _answer_nothing, canary, hits)
+        target = f"http://127.0.0.1:{canary.getsockname()[1]}/picture.png"
+        await convert(tmp_path, linking_deck(tmp_path / "deck.pptx", target))
+        canary.shutdown(socket.SHUT_RDWR)
+        await listening
+    assert bool(hits) is (allowed == "1")
+
+
+def _answer_nothing(canary: socket.socket, hits: list[object]) -> None:
+    """Take down who connects, and hang up."""
+    while True:
+        try:
+            connection, address = canary.accept()
+        except OSError:
+            return
+        hits.append(address)
+        connection.close()
+
+
+async def test_a_broken_deck_is_told(soffice: str, tmp_path: Path) -> None:
+    whole = deck(tmp_path / "deck.pptx")
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(tmp_path / "broken.pptx", "w") as broken:
+        for name in source.namelist():
+            broken.writestr(name, b"nonsense" if name == "ppt/presentation.xml" else source.read(name))
+    with pytest.raises(NotThatKind, match="LibreOffice cannot load it"):
+        await convert(tmp_path, tmp_path / "broken.pptx")
+
+
+async def test_a_text_that_passes_for_a_deck_is_not_converted(soffice: str, tmp_path: Path) -> None:
+    """The import filter is fixed: LibreOffice must not look for another that would take the file."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    upload = folder / "upload"
+    upload.write_text("just text")
+    with pytest.raises(NotThatKind, match="cannot load it"):
+        await convert_deck(upload, Deck(".pptx", "Impress MS PowerPoint 2007 XML", 1), folder)
+
+
+# The rest is about how LibreOffice ends, shown with programs that stand in for it.
+
+
+def stand_in(tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    program = tmp_path / "soffice"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(office, "find_soffice", lambda: str(program))
+    return program
+
+
+async def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "upload").write_bytes(b"x")
+    return await convert_deck(folder / "upload", Deck(".pptx", "filter", 1), folder)
+
+
+@pytest.mark.parametrize(
+    ("script", "kind", "says"),
+    [
+        ("exit 0", OfficeFailed, "exited with code 0 without a PDF"),
+        ("echo trouble >&2; exit 77", OfficeFailed, "code 77.*trouble"),
+        ("kill -SEGV $$", OfficeFailed, "SIGSEGV"),
+        ("mkdir output; : > output/input.pdf", OfficeFailed, "without a PDF"),
+        ("mkdir output; echo %PDF-1.7 cut > output/input.pdf", OfficeFailed, "without a PDF"),
+        ("mkdir output; echo '<html> %%EOF' > output/input.pdf", OfficeFailed, "without a PDF"),
+        ("kill -XCPU $$", NotThatKind, "more time, memory or space"),
+        ("echo 'std::bad_alloc' >&2; exit 134", NotThatKind, "more time, memory or space"),
+    ],
+)
+async def test_only_a_whole_pdf_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, kind: type[Exception], says: str
+) -> None:
+    stand_in(tmp_path, script, monkeypatch)
+    with pytest.raises(kind, match=says):
+        await run(tmp_path)
+
+
+async def test_the_cage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIGHTCREW_SECRET", "canary")
+    script = (
+        f'{{ env; ulimit -a; pwd; umask; echo args "$@"; cat /proc/net/dev; }} > {tmp_path}/seen 2>&1\n'
+        "mkdir output; printf '%%PDF-1.7\\n%%%%EOF\\n' > output/input.pdf"
+    )
+    stand_in(tmp_path, script, monkeypatch)
+    await run(tmp_path)
+    seen = (tmp_path / "seen").read_text()
+    assert "canary" not in seen
+    assert f"HOME={tmp_path}/run" in seen
+    assert "output/input" not in seen.split("args")[0]
+    assert "--infilter=filter" in seen
+    assert "input.pptx" in seen
+    assert "eth0" not in seen
+    for limit in ("core file size", "cpu time", "file size"):
+        assert not [line for line in seen.splitlines() if line.startswith(limit) and "unlimited" in line]
+
+
+async def test_one_that_hangs_is_ended_with_all_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path, f"setsid sleep 600 & echo $! > {tmp_path}/child; trap '' TERM; sleep 600", monkeypatch)
+    monkeypatch.setattr(office, "SECONDS", 0.5)
+    with pytest.raises(NotThatKind, match="took longer than"):
+        await run(tmp_path)
+    child = int((tmp_path / "child").read_text())
+    await await_until(lambda: not psutil.pid_exists(child))
+
+
+async def test_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(office, "find_soffice", lambda: None)
+    with pytest.raises(OfficeMissing, match=r"not installed here.*libreoffice-impress"):
+        await run(tmp_path)
+
+
+async def test_one_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.unlink(stand_in(tmp_path, "", monkeypatch))
+    with pytest.raises(OfficeMissing, match=f"cannot be run here.*{office.ALLOW_NETWORK}=1"):
+        await run(tmp_path)

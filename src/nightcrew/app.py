@@ -107,6 +107,7 @@ class Nightcrew(Tasks):
     async def aclose(self) -> None:
         """Close the engine. Closing twice is harmless."""
         await self._app.hop(self._app.close)
+        self._files.stop()
 
     def open(self) -> bool:
         """Open the engine, on a loop in a thread of the app's own. True if it was not open yet."""
@@ -115,6 +116,7 @@ class Nightcrew(Tasks):
     def close(self) -> None:
         """Close the engine, and end the app's own thread. Closing twice is harmless."""
         self._app.call("close", self._app.close)
+        self._files.stop()
         self._app.portal.leave()
 
     async def __aenter__(self) -> Self:

@@ -46,6 +46,10 @@ class BlobStore(Protocol):
         """Remove blobs; those that are not there are no error."""
         ...
 
+    async def close(self) -> None:
+        """Let threads and connections go; a later call makes new ones."""
+        ...
+
     def older_than(self, seconds: float) -> AsyncIterator[str]:
         """Yield the ids of blobs stored longer ago than that: candidates for collection."""
         ...

@@ -124,7 +124,11 @@ class Signature:
             checked = self._decode(data)
         except (msgspec.MsgspecError, RecursionError) as error:
             raise self._wrong(bound, error) from None
-        if not equal(checked, bound):
+        try:
+            same = checked == bound
+        except Exception:  # the __eq__ of a user's class: then look closer
+            same = False
+        if not same:
             self._check_conversion(bound, checked)
         return data
 
@@ -141,15 +145,20 @@ class Signature:
                 f"{_placed(str(error), 'args')}; change the function so that it still takes what "
                 "was enqueued, then retry the job"
             ) from error
-        if self._odd or self._optional:
+        if self._odd:
             return self._unbind(struct)
         values = list(msgspec.structs.astuple(struct))
-        if len(values) == self._positional:
+        if self._optional:
+            # Mostly it is the last ones that were not passed.
+            while values and values[-1] is UNSET:
+                values.pop()
+            for value in values:
+                if value is UNSET:
+                    return self._unbind(struct)
+        direct = self._positional
+        if len(values) <= direct:
             return values, {}
-        names = self._names
-        return values[: self._positional], dict(
-            zip(names[self._positional :], values[self._positional :], strict=True)
-        )
+        return values[:direct], dict(zip(self._names[direct:], values[direct:], strict=False))
 
     def encode_result(self, value: Any) -> bytes | None:
         """Encode what the function returned, checked against its return annotation.

@@ -44,7 +44,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _CONTENT_TYPE = re.compile(r"[!#$&^_.+\-a-zA-Z0-9]{1,100}/[!#$&^_.+\-a-zA-Z0-9]{1,100}(;[ -~]{1,200})?")
-_SPILLED = b'{"$blob"'
+SPILLED = b'{"$blob"'
+"""How JSON starts that is only the address of the real one."""
 
 
 class _Envelope(msgspec.Struct):
@@ -62,9 +63,9 @@ class Home(Protocol):
         self, verb: str, function: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs
     ) -> R: ...
 
-    async def hop(
+    def hop(
         self, function: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs
-    ) -> R: ...
+    ) -> Coroutine[Any, Any, R]: ...
 
 
 class Files:
@@ -74,6 +75,10 @@ class Files:
         self._store = store
         self._home = home
         self._threads = Threads(4, "nightcrew-files")
+
+    def stop(self) -> None:
+        """Let the threads go; the next use starts new ones."""
+        self._threads.stop()
 
     # in
 
@@ -231,7 +236,7 @@ def is_spilled(data: bytes) -> bool:
     Arguments cannot look like this, as no parameter is called ``$blob``; results that would are
     escaped by the codec.
     """
-    return data.startswith(_SPILLED)
+    return data.startswith(SPILLED)
 
 
 async def spill(store: BlobStore, data: bytes, limit: int) -> tuple[bytes, tuple[str, ...]]:

@@ -39,10 +39,10 @@ class Client(Protocol):
         """Run a coroutine function on the home loop, and wait for it in this thread."""
         ...
 
-    async def hop(
+    def hop(
         self, function: Callable[Q, Coroutine[Any, Any, T]], *args: Q.args, **kwargs: Q.kwargs
-    ) -> T:
-        """Run a coroutine function on the home loop, and await it."""
+    ) -> Coroutine[Any, Any, T]:
+        """Run a coroutine function on the home loop: await what this returns."""
         ...
 
     async def store(self, jobs: Sequence[NewJob]) -> list[JobRecord | None]:
@@ -365,9 +365,9 @@ class Task(Generic[P, R_co]):
         """
         return Call(self, self._template, args, kwargs).enqueue()
 
-    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R_co]:
+    def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Job[R_co]]:
         """As `enqueue`, awaited."""
-        return await Call(self, self._template, args, kwargs).aenqueue()
+        return Call(self, self._template, args, kwargs).aenqueue()
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
         """A call to be enqueued together with others, by `app.enqueue_many`."""
@@ -431,9 +431,9 @@ class BoundTask(Generic[P, R_co]):
         """As `Task.enqueue`, with these options."""
         return Call(self._task, self._template, args, kwargs).enqueue()
 
-    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R_co]:
+    def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Job[R_co]]:
         """As `enqueue`, awaited."""
-        return await Call(self._task, self._template, args, kwargs).aenqueue()
+        return Call(self._task, self._template, args, kwargs).aenqueue()
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
         """A call to be enqueued together with others, by `app.enqueue_many`."""

@@ -94,6 +94,10 @@ class FileBlobStore:
         """Remove blobs; those that are not there are no error."""
         await self._threads.run(self._delete, [self.path(blob_id) for blob_id in blob_ids])
 
+    async def close(self) -> None:
+        """Let the threads go; a later call starts new ones."""
+        self._threads.stop()
+
     async def older_than(self, seconds: float) -> AsyncIterator[str]:
         """Yield the ids of blobs stored longer ago than that; clear away what crashed uploads left."""
         before = time.time() - seconds

@@ -122,11 +122,20 @@ def digest(result: bytes | None) -> str:
 class HistoryRecorder:
     """Appends the records of one process start to a file of its own in `directory`.
 
-    After a fork the child must make one of its own: using the parent's raises `ConfigurationError`.
+    After a fork the child must make one of its own: using the parent's raises `ConfigurationError`. `inc`
+    names the process start where its parent must know the name; no two may share one. `now` reads the
+    store's own clock, to be noted beside the host's.
     """
 
-    def __init__(self, directory: Path, *, run: str = "", now: Callable[[], float] | None = None) -> None:
-        self.inc = secrets.token_hex(8)
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        inc: str | None = None,
+        run: str = "",
+        now: Callable[[], float] | None = None,
+    ) -> None:
+        self.inc = inc or secrets.token_hex(8)
         self.run = run
         directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / f"{self.inc}.jsonl"

@@ -7,7 +7,7 @@ import pytest
 from nightcrew.engine import Filter, Verb
 from nightcrew.errors import NightcrewError
 from nightcrew.ids import new_id
-from nightcrew.job import Extras, JobState
+from nightcrew.job import Extras, JobState, NewJob
 from nightcrew.testing.conformance.stage import Store, a_job, everything, failed, put, won
 
 
@@ -56,7 +56,8 @@ class LookSuite:
     async def test_by_state(self, store: Store) -> None:
         hand = await store.hand()
         names = ("succeeded", "failed", "running", "retrying", "ready", "cancelled")
-        jobs = dict(zip(names, await put(hand.engine, 6, max_attempts=1), strict=True))
+        made = await put(hand.engine, 6, max_attempts=1)
+        jobs: dict[str, NewJob] = dict(zip(names, made, strict=True))
         (jobs["later"],) = await put(hand.engine, delay=60.0)
         grants = await hand.claim(3)
         await hand.applied(won(grants[0]), failed(grants[1]))

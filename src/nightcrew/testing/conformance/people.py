@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from nightcrew.engine import Changed, Verb
 from nightcrew.ids import new_id
-from nightcrew.job import JobState, Outcome
+from nightcrew.job import Grant, JobState, Outcome, Transition
 from nightcrew.policy import decide
 from nightcrew.testing.conformance.stage import BOOM, Store, failed, put, returned, seen, whole, won
 
@@ -66,12 +68,13 @@ class PeopleSuite:
         assert (record.state, record.result, record.cancelling) == (JobState.SUCCEEDED, b"1", False)
 
     @pytest.mark.parametrize("ending", [failed, returned])
-    async def test_a_cancelled_job_that_would_come_back_does_not(self, store: Store, ending: object) -> None:
+    async def test_a_cancelled_job_that_would_come_back_does_not(
+        self, store: Store, ending: Callable[[Grant], Transition]
+    ) -> None:
         hand = await store.hand()
         (job,) = await put(hand.engine)
         grant = await hand.one()
         await hand.engine.change([job.id], Verb.CANCEL)
-        assert callable(ending)
         await hand.applied(ending(grant))
         assert (await seen(hand.engine, job)).state is JobState.CANCELLED
         assert await hand.claim() == []

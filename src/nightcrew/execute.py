@@ -84,7 +84,9 @@ def succeeded(task: AnyTask, value: Any) -> Ended:
         return _SUCCEEDED
     try:
         signature = task.signature
-        return Ended(Outcome.SUCCEEDED, result=signature.encode_result(value), blobs=signature.find_blobs(value))
+        return Ended(
+            Outcome.SUCCEEDED, result=signature.encode_result(value), blobs=signature.find_blobs(value)
+        )
     except Exception as wrong:  # the value is the user's, so are its faults
         return Ended(Outcome.BAD_RESULT, error=error_info(wrong))
 
@@ -155,9 +157,11 @@ class Run:
     __slots__ = (
         "_context",
         "_new_context",
+        "abandoned",
         "deadline",
         "extras",
         "grant",
+        "kind",
         "place",
         "plan",
         "settled",
@@ -169,10 +173,17 @@ class Run:
     )
 
     def __init__(
-        self, grant: Grant, plan: Plan, started: float, new_context: Callable[[Grant, float | None], Context]
+        self,
+        grant: Grant,
+        plan: Plan,
+        kind: str,
+        started: float,
+        new_context: Callable[[Grant, float | None], Context],
     ) -> None:
         self.grant = grant
         self.plan = plan
+        self.kind = kind
+        """Where it runs: as its plan says, or "process" for a job that is suspected."""
         self.started = started
         self._new_context = new_context
         self.extras: Extras | None = None if grant.extras is None else _decode_extras(grant)
@@ -184,6 +195,8 @@ class Run:
         self.stop: Outcome | None = None
         self.stop_reason: str | None = None
         self.settled = False
+        self.abandoned = False
+        """It did not stop in time and was left to itself: whatever it answers comes too late."""
         self.task: asyncio.Task[Any] | None = None
         self._context: Context | None = None
 
@@ -195,13 +208,9 @@ class Run:
                 self._context.request_stop(self.stop_reason)
         return self._context
 
-    def tell(self, outcome: Outcome, reason: str) -> None:
-        """Tell the job that it should end; the first reason counts."""
-        if self.stop is None:
-            self.stop, self.stop_reason = outcome, reason
-        if self._context is not None:
-            self._context.request_stop(reason)
-
+    def ask(self, reason: str) -> None:
+        """Tell the job that it should come to an end; it may take its time."""
+        self.context().request_stop(reason)
 
     def settlement(self, ended: Ended, now: float, started_at: float, chance: float) -> Transition:
         """What becomes of the job. `started_at` is `started` by the wall clock."""
@@ -230,25 +239,36 @@ class Run:
             keep_failed=plan.keep_failed,
         )
 
+    def interrupt(self, outcome: Outcome, reason: str) -> None:
+        """End it, as far as that can be done: a thread can only be told. The first reason counts."""
+        if self.stop is None:
+            self.stop, self.stop_reason = outcome, reason
+        if self._context is not None:
+            self._context.request_stop(reason)
+        if self.task is not None:
+            self.task.cancel()
+
     def told(self, ended: Ended | None) -> Ended:
         """How it counts, given how it ended (None: cancelled) and what it had been told.
 
-        A job that finished although it was asked to cancel, or in the middle of a shutdown, has
-        finished; past its deadline it is too late whatever it answers.
+        A job that finished although it was asked to stop has finished; past its deadline it is too
+        late whatever it answers.
         """
-        if self.stop is Outcome.TIMED_OUT or (ended is None and self.stop is not None):
-            return Ended(self.stop or Outcome.RETURNED, error=self._timed_out(), reason=self.stop_reason)
+        if self.stop is not None and (
+            ended is None or self.stop is Outcome.TIMED_OUT or ended.outcome is not Outcome.SUCCEEDED
+        ):
+            error = self._timed_out() if self.stop is Outcome.TIMED_OUT else None
+            return Ended(self.stop, error=error, reason=self.stop_reason)
         if ended is None:
-            error = asyncio.CancelledError("the task raised CancelledError, though nobody had cancelled it")
-            return Ended(Outcome.ERROR, error=error_info(error))
-        if self.stop is Outcome.CANCELLED and ended.outcome is not Outcome.SUCCEEDED:
-            return Ended(Outcome.CANCELLED, error=ended.error, reason=self.stop_reason)
+            error = error_info(
+                asyncio.CancelledError("it raised CancelledError, though nobody had cancelled it")
+            )
+            return Ended(Outcome.ERROR, error=error)
         return ended
 
-    def _timed_out(self) -> ErrorInfo | None:
-        if self.stop is not Outcome.TIMED_OUT:
-            return None
-        return ErrorInfo("builtins.TimeoutError", f"the attempt took longer than its timeout of {self.timeout:g} s")
+    def _timed_out(self) -> ErrorInfo:
+        message = f"the attempt took longer than its timeout of {self.timeout:g} s"
+        return ErrorInfo("builtins.TimeoutError", message, kinds=("builtins.OSError", "builtins.Exception"))
 
 
 def _decode_extras(grant: Grant) -> Extras | None:

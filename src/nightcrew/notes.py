@@ -22,13 +22,13 @@ class Notes:
     def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
         self._engine = engine
         self._lock = threading.Lock()
-        self._waiting: dict[tuple[int, int], Report] = {}
+        self.waiting: dict[tuple[int, int], Report] = {}
         self.loop = loop
 
     def note(self, grant: Grant, progress: float | None, text: str | None, log: tuple[LogLine, ...]) -> None:
         """Take a report to be stored soon. From any thread; never blocks."""
         with self._lock:
-            report = self._waiting.setdefault((grant.seq, grant.fence), Report(grant))
+            report = self.waiting.setdefault((grant.seq, grant.fence), Report(grant))
             if progress is not None:
                 report.progress = progress
             if text is not None:
@@ -50,12 +50,12 @@ class Notes:
     @property
     def any(self) -> bool:
         """Whether something waits to be written."""
-        return bool(self._waiting)
+        return bool(self.waiting)
 
     async def flush(self) -> None:
         """Write what waits. Called before a settlement too: after it, the fence refuses them."""
         with self._lock:
-            reports, self._waiting = list(self._waiting.values()), {}
+            reports, self.waiting = list(self.waiting.values()), {}
         if not reports:
             return
         try:

@@ -75,7 +75,9 @@ def decide(
         case Outcome.RETURNED:
             transition.attempts = grant.attempts
             if started_at is not None and not grant.rerun_if_lost:
-                transition.reason = "it was interrupted, and this task must not run twice (rerun_if_lost=False)"
+                transition.reason = (
+                    "it was interrupted, and this task must not run twice (rerun_if_lost=False)"
+                )
             else:
                 transition.state = JobState.READY
         case Outcome.SNOOZED:
@@ -87,8 +89,7 @@ def decide(
             transition.losses = grant.losses + 1
             if not grant.rerun_if_lost:
                 transition.reason = (
-                    "its worker died while it ran, and this task must not run twice "
-                    "(rerun_if_lost=False)"
+                    "its worker died while it ran, and this task must not run twice (rerun_if_lost=False)"
                 )
             elif transition.losses >= MAX_LOSSES:
                 transition.reason = f"its worker died while it ran, {transition.losses} times"
@@ -111,7 +112,9 @@ def decide(
             if outcome is Outcome.TIMED_OUT and not grant.rerun_if_lost:
                 # Nobody knows how far it got, or whether a thread of it still runs.
                 allowed = False
-                transition.reason = "it ran out of time, and this task must not run twice (rerun_if_lost=False)"
+                transition.reason = (
+                    "it ran out of time, and this task must not run twice (rerun_if_lost=False)"
+                )
             if allowed and transition.attempts < grant.max_attempts:
                 transition.state = JobState.READY
                 transition.delay = (

@@ -52,7 +52,9 @@ def settlements(lost: list[Lost]) -> list[Transition]:
         if grant.worker not in started:
             journal = read_journal(grant.journal) if grant.journal else None
             known = journal is not None and journal.worker == grant.worker
-            started[grant.worker] = {(e.job_id, e.fence) for e in journal.entries} if journal and known else None
+            started[grant.worker] = (
+                {(e.job_id, e.fence) for e in journal.entries} if journal and known else None
+            )
     transitions = []
     for grant in lost:
         ran = started[grant.worker]
@@ -71,7 +73,9 @@ async def settle_lost(engine: Engine, swept: Swept) -> None:
             await engine.finish(transitions)
             break
         except EngineError:
-            logger.warning("could not settle %d jobs of dead workers; trying again", len(transitions), exc_info=True)
+            logger.warning(
+                "could not settle %d jobs of dead workers; trying again", len(transitions), exc_info=True
+            )
             await asyncio.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311
             wait = min(wait * 2, 5.0)
     for journal in {lost.journal for lost in swept.lost if lost.journal}:

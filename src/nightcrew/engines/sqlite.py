@@ -201,7 +201,7 @@ def claim(db: Db, lanes: Lanes, request: ClaimRequest, now: float, fair: bool) -
         return Claimed([], due)
     mine = lanes.matching(db, request.queues, request.tasks, newest)
     ours = [stream for stream in map(int, str(streams).split(",")) if stream >> 8 in mine]
-    claim_id = random.getrandbits(62)  # noqa: S311
+    claim_id = random.getrandbits(62)
     grants: list[Grant] = []
     for group in [ours] if fair else _by_priority(ours):
         grants += _take(db, lanes, group, request.limit - len(grants), claim_id)
@@ -288,9 +288,7 @@ _INSERT_DONE = (
     "INSERT INTO done(seq, state, fence, attempts, crashes, losses, worker, started_at, duration,"
     " finished_at, expires_at, result)"
 )
-_INSERT_ATTEMPT = (
-    "INSERT OR REPLACE INTO attempt(seq, fence, attempt, outcome, reason, error, worker, started_at, ended_at)"
-)
+_INSERT_ATTEMPT = "INSERT OR REPLACE INTO attempt(seq, fence, attempt, outcome, reason, error, worker, started_at, ended_at)"
 
 
 class OpenGrants:
@@ -647,4 +645,6 @@ class SqliteEngine:
 def check_batch(size: int, most: int, call: str) -> None:
     """Refuse a batch that one call cannot take."""
     if not 0 <= size <= most:
-        raise LimitExceeded(f"expected 0 to {most} jobs in one call of `{call}`, got {size}; make several calls")
+        raise LimitExceeded(
+            f"expected 0 to {most} jobs in one call of `{call}`, got {size}; make several calls"
+        )

@@ -207,7 +207,9 @@ class Connection:
 
 def _steps() -> list[tuple[str, str]]:
     files = resources.files("nightcrew.engines.schema")
-    names = sorted(f.name for f in files.iterdir() if f.name.startswith("sqlite_") and f.name.endswith(".sql"))
+    names = sorted(
+        f.name for f in files.iterdir() if f.name.startswith("sqlite_") and f.name.endswith(".sql")
+    )
     return [(name.removesuffix(".sql"), (files / name).read_text(encoding="utf-8")) for name in names]
 
 

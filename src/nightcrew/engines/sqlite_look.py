@@ -237,9 +237,13 @@ def _candidates(db: Db, where: Filter, before: int, running: Running) -> Iterato
         case JobState.WAITING:
             return iter(())
         case JobState.SUCCEEDED:
-            return _seqs(db, "SELECT seq FROM done WHERE seq < ? ORDER BY seq DESC LIMIT ?", (before, _SCANNED))
+            return _seqs(
+                db, "SELECT seq FROM done WHERE seq < ? ORDER BY seq DESC LIMIT ?", (before, _SCANNED)
+            )
         case None:
-            return _seqs(db, "SELECT seq FROM job WHERE seq < ? ORDER BY seq DESC LIMIT ?", (before, _SCANNED))
+            return _seqs(
+                db, "SELECT seq FROM job WHERE seq < ? ORDER BY seq DESC LIMIT ?", (before, _SCANNED)
+            )
 
 
 def _seqs(db: Db, sql: str, bindings: tuple[int, ...]) -> Iterator[int]:
@@ -256,9 +260,7 @@ def _waiting(db: Db, where: Filter, before: int) -> Iterator[int]:
         if where.queue in (None, queue) and where.task in (None, task):
             sql = "SELECT seq FROM ready WHERE stream = ? AND seq < ? ORDER BY seq DESC LIMIT ?"
             yield from _seqs(db, sql, (stream, before, _SCANNED))
-    yield from _seqs(
-        db, "SELECT seq FROM later WHERE seq < ? ORDER BY seq DESC LIMIT ?", (before, _SCANNED)
-    )
+    yield from _seqs(db, "SELECT seq FROM later WHERE seq < ? ORDER BY seq DESC LIMIT ?", (before, _SCANNED))
 
 
 def streams(db: Db) -> list[int]:

@@ -27,7 +27,8 @@ _encode = msgspec.json.encode
 def stage(db: Db, now: float) -> int:
     """Make jobs ready that have become due; a bounded number, the longest due first."""
     last = db.execute(
-        "SELECT due_at, seq FROM later WHERE due_at <= ? ORDER BY due_at, seq LIMIT 1 OFFSET ?", (now, _STAGED - 1)
+        "SELECT due_at, seq FROM later WHERE due_at <= ? ORDER BY due_at, seq LIMIT 1 OFFSET ?",
+        (now, _STAGED - 1),
     ).get
     bound = last if last is not None else (now, 1 << 62)
     db.execute(
@@ -283,8 +284,6 @@ def _cancel(db: Db, bell: Bell, key: bytes, now: float) -> Changed:
     )
     bell.ring(Topic.DONE)
     return Changed.DONE
-
-
 
 
 def _retry(db: Db, bell: Bell, key: bytes, now: float) -> Changed:

@@ -127,7 +127,9 @@ class Lanes:
         """Lane to (queue, task)."""
         return {lane: pair for pair, lane in self._ids.items()}
 
-    def matching(self, db: Db, queues: tuple[str, ...], tasks: tuple[str, ...], newest: int) -> frozenset[int]:
+    def matching(
+        self, db: Db, queues: tuple[str, ...], tasks: tuple[str, ...], newest: int
+    ) -> frozenset[int]:
         """The lanes of these tasks in queues of these patterns; `newest` is the file's newest lane."""
         key = (queues, tasks)
         known = self._matching.get(key)
@@ -424,7 +426,7 @@ class Bell:
         return self._names
 
     def _send_to(self, name: str) -> None:
-        assert self._socket is not None  # noqa: S101
+        assert self._socket is not None
         try:
             self._socket.sendto(b"!", str(self._folder / name))
         except BlockingIOError:
@@ -459,7 +461,7 @@ class Listener:
         self._loop.add_reader(self._socket.fileno(), self._receive)
 
     def _receive(self) -> None:
-        assert self._socket is not None  # noqa: S101
+        assert self._socket is not None
         with contextlib.suppress(OSError):
             for _ in range(64):
                 self._socket.recv(16)

@@ -341,9 +341,13 @@ class Signature:
             reason = str(error)
         except TypeError as clearer:
             reason = str(clearer)
-        return ArgumentsError(
-            f"task {self._task}: {reason}; it takes {self._call_signature().replace(return_annotation=inspect.Signature.empty)}"
+        hints = self._hints()
+        own = self._call_signature()
+        shown = own.replace(
+            parameters=[p.replace(annotation=hints.get(p.name, p.empty)) for p in own.parameters.values()],
+            return_annotation=own.empty,
         )
+        return ArgumentsError(f"task {self._task}: {reason}; it takes {shown}")
 
     def _unstorable(self, bound: Any, error: Exception) -> ArgumentsError:
         name = ""

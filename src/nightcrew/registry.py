@@ -109,7 +109,8 @@ class Tasks:
                 raise ConfigurationError(f"{function!r} is a task already; use `include` to share it")
             if not callable(function):
                 raise ConfigurationError(f"expected a function to make a task of, got {function!r}")
-            options = task_options(_default_name(function), settings)
+            name = "" if "name" in settings else _default_name(function)
+            options = task_options(name, settings)
             kind = AsyncTask if is_async(function) else SyncTask
             task: Task[Any, Any] = kind(function, options)
             self._add(task)

@@ -190,13 +190,19 @@ def _really_lost(case: Case, op: Op) -> bool:
 def overlap(case: Case) -> Iterator[Violation]:
     """C6: a job is granted anew only once its holder has ended, or has lost its lease."""
     story = case.story
-    for grant in story.grants:
-        if grant.rescued and (reason := _still_held(case.world, grant)):
-            yield case.broken("C6", reason[0], *reason[1], grant)
-    for held, taken in pairwise(story.grants):
-        if not taken.rescued and not _freed(story, held, taken):
+    held: Granted | None = None
+    for taken in story.grants:
+        if taken.rescued:
+            losers = list(taken.said.names)
+            if held is not None and held.fence > taken.said.old:
+                losers.append(held.said.worker or "")  # a sweeper that had it in between, and died too
+            for worker in losers:
+                if reason := _still_held(case.world, worker, taken):
+                    yield case.broken("C6", reason[0], *reason[1], taken)
+        elif held is not None and not _freed(story, held, taken):
             text = f"was claimed under fence {taken.fence} while fence {held.fence} had not ended"
             yield case.broken("C6", text, held, taken)
+        held = taken
 
 
 def _freed(story: Story, held: Granted, taken: Granted) -> bool:
@@ -210,11 +216,10 @@ def _freed(story: Story, held: Granted, taken: Granted) -> bool:
     )
 
 
-def _still_held(world: World, grant: Granted) -> tuple[str, tuple[Op, ...]] | None:
+def _still_held(world: World, worker: str, grant: Granted) -> tuple[str, tuple[Op, ...]] | None:
     """Say why the worker that a sweep took a job from was alive, if it surely was."""
-    worker = grant.said.names[0] if grant.said.names else ""
-    if worker in grant.asked.names:
-        if world.last_seen.get(worker, 0.0) > grant.end:
+    if any(start <= grant.end for start in world.deaths.get(worker, ())):
+        if worker in grant.asked.names and world.last_seen.get(worker, 0.0) > grant.end:
             return f"was taken from {worker}, which was called dead and went on", ()
         return None
     if world.retired.get(worker, grant.end + 1) <= grant.end:
@@ -283,7 +288,7 @@ def _carried(case: Case) -> Iterator[Violation]:
     settled = {op.fence: op for op in case.story.finishes if op.accepted}
     for held, taken in pairwise(case.story.grants):
         before: Record | None = None
-        if taken.rescued and taken.said.old == held.fence:
+        if taken.rescued and taken.said.old <= held.fence:
             before = held.said
         elif (end := settled.get(held.fence)) is not None and end.asked.state == JobState.READY:
             before = end.asked

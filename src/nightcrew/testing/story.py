@@ -110,6 +110,8 @@ class World(Struct):
     boots: dict[str, dict[str, float]] = {}
     """By host, when each boot id was first seen."""
     retired: dict[str, float] = {}
+    deaths: dict[str, list[float]] = {}
+    """When sweeps began whose caller had seen this worker die."""
     last_seen: dict[str, float] = {}
     """When each worker last claimed or beat."""
     unknown_grants: list[float] = []
@@ -208,6 +210,9 @@ class _Reader:
                 world.renewals.setdefault(record.worker, []).append(op)
                 seen = world.boots.setdefault(record.host or "", {})
                 seen[record.boot or ""] = min(seen.get(record.boot or "", FOREVER), record.mono)
+            elif record.f == "sweep":
+                for dead in record.names:
+                    world.deaths.setdefault(dead, []).append(record.mono)
             elif record.worker is not None and record.f == "retire":
                 world.retired.setdefault(record.worker, record.mono)
             return

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from nightcrew.engine import Verb
 from nightcrew.errors import LeaseLost, LimitExceeded
-from nightcrew.job import Grant, JobState, Outcome
+from nightcrew.job import Extras, Grant, JobState, Outcome
 from nightcrew.policy import decide
 from nightcrew.testing.conformance.stage import Hand, Store, a_job, failed, put, returned, seen, won
 
@@ -23,6 +24,32 @@ class ClaimSuite:
         assert (grant.max_attempts, grant.rerun_if_lost, grant.codec) == (4, False, 1)
         assert grant.fence > 0
         assert grant.ready_at == pytest.approx(store.clock.wall(), abs=1)
+
+    @pytest.mark.parametrize(
+        "extras",
+        [None, Extras(), Extras(timeout=5.0, tags=("größe",), keys={"a": "b"}), Extras(correlation_id="1")],
+    )
+    async def test_a_grant_carries_arguments_and_extras(self, store: Store, extras: Extras | None) -> None:
+        hand = await store.hand()
+        args = {
+            "text": "Zoë \x00 \\ \"' \U0001f980",
+            "number": 0.015665933615780035,
+            "big": 2**63,
+            "deep": [{}],
+        }
+        await put(hand.engine, 2, args=msgspec.json.encode(args), extras=extras)
+        for grant in await hand.claim():
+            assert msgspec.json.decode(grant.args) == args
+            stored = b"null" if grant.extras is None else bytes(grant.extras)
+            assert (msgspec.json.decode(stored, type=Extras | None) or Extras()) == (extras or Extras())
+
+    async def test_a_rescued_grant_carries_arguments_and_extras(self, store: Store) -> None:
+        hand, sweeper = await store.hand(), await store.hand()
+        await put(hand.engine, args=b'{"n":1}', extras=Extras(timeout=5.0))
+        old = await hand.one()
+        (lost,) = (await sweeper.sweep(hand)).lost
+        assert (lost.grant.args, lost.grant.extras) == (old.args, old.extras)
+        await sweeper.applied(won(lost.grant))
 
     async def test_a_granted_job_is_running_and_nobody_elses(self, store: Store) -> None:
         one, other = await store.hand(), await store.hand()

@@ -109,6 +109,7 @@ class Dispatcher:
         self._results: list[tuple[Transition, int]] = []
         self._flusher: asyncio.Task[None] | None = None
         self._flush_timer: asyncio.TimerHandle | None = None
+        self._working: set[asyncio.Task[None]] = set()
         self._spilling: set[asyncio.Task[None]] = set()
         self._nudge = asyncio.Event()
         self._wall_offset = time.time() - _monotonic()
@@ -206,7 +207,9 @@ class Dispatcher:
         if slots.kind == "async":
             if slots.queue and slots.busy < slots.size:
                 slots.busy += 1
-                self._loop.create_task(self._slot(slots))
+                task = self._loop.create_task(self._slot(slots))
+                self._working.add(task)
+                task.add_done_callback(self._working.discard)
                 if slots.queue:
                     # Another slot only once this one has had its turn: most jobs never wait, and one
                     # slot runs them all.

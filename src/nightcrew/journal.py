@@ -15,15 +15,14 @@ import contextlib
 import mmap
 import os
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from msgspec import Struct
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # pragma: no cover - Windows: leases alone tell
-    fcntl = None  # type: ignore[assignment]
 
 _MAGIC = b"NCJ1"
 _HEADER = struct.Struct("<4sI36s4xdd")  # magic, pid, worker id, beat, started: padded to 64
@@ -61,7 +60,7 @@ class Journal:
         self.path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            if fcntl is not None:
+            if sys.platform != "win32":
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             size = _HEADER_SIZE + capacity * _ENTRY.size
             # Really take the space: a store into a hole of a full disk would end the process.
@@ -139,7 +138,7 @@ def _entries(content: bytes) -> Iterator[JournalEntry]:
 
 def is_dead(path: Path | str) -> bool:
     """Whether the worker that held this journal is surely gone. False when nobody can tell."""
-    if fcntl is None:  # pragma: no cover - Windows
+    if sys.platform == "win32":  # leases alone tell
         return False
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)

@@ -11,7 +11,6 @@ from typing import Literal, TypedDict
 from nightcrew.errors import ConfigurationError
 from nightcrew.job import RetryRule
 
-type_ = type
 
 Duration = float | int | str | timedelta
 """Seconds, a `timedelta`, or text such as ``"90s"``, ``"10m"``, ``"1h30m"``, ``"7d"``."""
@@ -87,7 +86,7 @@ def exception_name(kind: type[BaseException]) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-_Exceptions = type_[BaseException] | tuple[type_[BaseException], ...]
+_Exceptions = type[BaseException] | tuple[type[BaseException], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +134,7 @@ class Retry:
 def _names(kinds: _Exceptions, option: str) -> tuple[str, ...]:
     group = kinds if isinstance(kinds, tuple) else (kinds,)
     for kind in group:
-        if not (isinstance(kind, type_) and issubclass(kind, BaseException)):
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             raise ConfigurationError(
                 f"expected `{option}` to be an exception class or a tuple of them, got {kind!r}"
             )

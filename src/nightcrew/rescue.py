@@ -64,6 +64,13 @@ def settlements(lost: list[Lost]) -> list[Transition]:
     return transitions
 
 
+def _remove_journals(paths: set[str]) -> None:
+    for path in paths:
+        if is_dead(path):
+            with contextlib.suppress(OSError):
+                Path(path).unlink()
+
+
 async def settle_lost(engine: Engine, swept: Swept) -> None:
     """Settle what a sweep took over. Tried until it is stored: nobody else will, while we live."""
     transitions = settlements(swept.lost)
@@ -78,10 +85,7 @@ async def settle_lost(engine: Engine, swept: Swept) -> None:
             )
             await asyncio.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311
             wait = min(wait * 2, 5.0)
-    for journal in {lost.journal for lost in swept.lost if lost.journal}:
-        if is_dead(journal):
-            with contextlib.suppress(OSError):
-                Path(journal).unlink()
+    _remove_journals({lost.journal for lost in swept.lost if lost.journal})
     if transitions:
         workers = {lost.worker for lost in swept.lost}
         logger.warning("took over %d jobs of %d dead workers", len(transitions), len(workers))

@@ -142,7 +142,8 @@ class Worker:
             await asyncio.wait([*tasks, staged], return_when=asyncio.FIRST_COMPLETED)
             staged.cancel()
             failed = [error for task in tasks if task.done() and (error := task.exception())]
-            self._lost = self._lost or any(isinstance(error, LeaseLost) for error in failed)
+            if any(isinstance(error, LeaseLost) for error in failed):
+                self._lost = True
             await self._shut_down()
             for error in failed:
                 if not isinstance(error, LeaseLost):

@@ -337,7 +337,7 @@ def finish(db: Db, lanes: Lanes, bell: Bell, transitions: Sequence[Transition], 
     ready: list[Any] = []
     later: list[Any] = []
     blobs: list[Any] = []
-    answers = []
+    answers: list[Finished] = []
     for n, t in enumerate(transitions):
         grant = t.grant
         seq = grant.seq
@@ -431,9 +431,9 @@ def report(db: Db, reports: Sequence[Report]) -> list[bool]:
                 (r.grant.seq, r.progress, r.text, checkpoint),
             )
         if r.log:
-            n = db.execute("SELECT ifnull(max(n), 0) FROM log WHERE seq = ?", (r.grant.seq,)).get
+            last = db.execute("SELECT ifnull(max(n), 0) FROM log WHERE seq = ?", (r.grant.seq,)).get
             lines: list[Any] = []
-            for n, line in enumerate(r.log[: _LOG_LINES - n], n + 1):
+            for n, line in enumerate(r.log[: _LOG_LINES - last], last + 1):
                 text = line.text if n < _LOG_LINES else f"(more than {_LOG_LINES} lines: the rest is dropped)"
                 lines += (r.grant.seq, n, line.at, line.level, text)
             insert(db, "INSERT INTO log(seq, n, at, level, text)", 5, lines)
@@ -443,12 +443,15 @@ def report(db: Db, reports: Sequence[Report]) -> list[bool]:
 # --- the engine -----------------------------------------------------------------------------------
 
 
+_SYSTEM = SystemClock()
+
+
 class SqliteEngine:
     """Jobs in one SQLite file. See `nightcrew.engine.Engine` for what the methods promise."""
 
     limits = EngineLimits()
 
-    def __init__(self, path: str | Path, *, clock: Clock = SystemClock(), boot: str | None = None) -> None:
+    def __init__(self, path: str | Path, *, clock: Clock = _SYSTEM, boot: str | None = None) -> None:
         self._path = Path(path).absolute()
         self._clock = clock
         self._boot = boot_id() if boot is None else boot

@@ -13,7 +13,7 @@ import apsw
 import msgspec
 
 from nightcrew.engine import Filter, Page, QueueStats, Stats, WorkerInfo, WorkerStatus
-from nightcrew.engines.sqlite_writer import Lanes, unpack_members
+from nightcrew.engines.sqlite_writer import Lanes, rows, unpack_members
 from nightcrew.errors import ConfigurationError
 from nightcrew.job import AttemptRecord, ErrorInfo, Extras, JobDetail, JobRecord, JobState, LogLine, Outcome
 
@@ -71,7 +71,7 @@ class Running:
         if self._found is None:
             self._found = {
                 seq: (worker, fence, at, attempts, crashes, losses)
-                for worker, at, members in self._db.execute("SELECT worker, claimed_at, members FROM claim")
+                for worker, at, members in rows(self._db, "SELECT worker, claimed_at, members FROM claim")
                 for seq, fence, attempts, crashes, losses in unpack_members(members).values()
             }
         return self._found
@@ -115,11 +115,11 @@ def _record(row: tuple[Any, ...], running: Running, names: WorkerNames) -> JobRe
             "error": _error.decode(error) if error else None,
         }
     elif row[24] is not None:
-        keys = ("fence", "attempts", "crashes", "losses", "due_at")
-        known = {"state": JobState.READY, **dict(zip(keys, row[25:30], strict=True))}
+        known = dict(zip(("fence", "attempts", "crashes", "losses", "due_at"), row[25:30], strict=True))
+        known["state"] = JobState.READY
     elif row[30] is not None:
-        keys = ("due_at", "fence", "attempts", "crashes", "losses")
-        known = {"state": JobState.READY, **dict(zip(keys, row[30:35], strict=True))}
+        known = dict(zip(("due_at", "fence", "attempts", "crashes", "losses"), row[30:35], strict=True))
+        known["state"] = JobState.READY
     else:
         known = {"state": JobState.RUNNING, "due_at": created, "attempts": 0}
         grant = running.get(seq)
@@ -173,15 +173,16 @@ def detail(db: Db, job_id: str) -> JobDetail | None:
             started_at=started,
             ended_at=ended,
         )
-        for fence, attempt, outcome, reason, error, worker, started, ended in db.execute(
+        for fence, attempt, outcome, reason, error, worker, started, ended in rows(
+            db,
             "SELECT fence, attempt, outcome, reason, error, worker, started_at, ended_at"
             " FROM attempt WHERE seq = ? ORDER BY fence",
             (seq,),
-        ).fetchall()
+        )
     )
     log = tuple(
         LogLine(at, level, text)
-        for at, level, text in db.execute("SELECT at, level, text FROM log WHERE seq = ? ORDER BY n", (seq,))
+        for at, level, text in rows(db, "SELECT at, level, text FROM log WHERE seq = ? ORDER BY n", (seq,))
     )
     checkpoint = db.execute("SELECT checkpoint FROM note WHERE seq = ?", (seq,)).get
     return JobDetail(
@@ -247,7 +248,7 @@ def _candidates(db: Db, where: Filter, before: int, running: Running) -> Iterato
 
 
 def _seqs(db: Db, sql: str, bindings: tuple[int, ...]) -> Iterator[int]:
-    return iter([row[0] for row in db.execute(sql, bindings)])
+    return iter([row[0] for row in rows(db, sql, bindings)])
 
 
 def _waiting(db: Db, where: Filter, before: int) -> Iterator[int]:
@@ -292,10 +293,11 @@ def stats(db: Db) -> Stats:
         first = db.execute("SELECT ready_at FROM ready WHERE stream = ? ORDER BY seq LIMIT 1", (stream,)).get
         oldest[lane] = min(first, oldest.get(lane, first))
     later: dict[int, int] = dict(
-        db.execute(
+        rows(
+            db,
             "SELECT stream >> 8 AS lane, count(*) FROM (SELECT stream FROM later LIMIT ?) GROUP BY lane",
             (COUNTED_TO,),
-        ).fetchall()
+        )
     )
     return Stats(
         queues=[
@@ -315,9 +317,10 @@ def stats(db: Db) -> Stats:
 
 def workers(db: Db, steady: float, boot: str) -> list[WorkerInfo]:
     """The workers that have been seen lately, the living first."""
-    rows = db.execute(
+    found = rows(
+        db,
         "SELECT status, started_at, seen_at, state, beat + lease, boot FROM worker"
-        " WHERE state <> 'gone' ORDER BY state DESC, n DESC LIMIT 1000"
+        " WHERE state <> 'gone' ORDER BY state DESC, n DESC LIMIT 1000",
     )
     return [
         WorkerInfo(
@@ -326,7 +329,7 @@ def workers(db: Db, steady: float, boot: str) -> list[WorkerInfo]:
             seen_at=seen,
             alive=state == "live" and until > steady and booted == boot,
         )
-        for status, started, seen, state, until, booted in rows
+        for status, started, seen, state, until, booted in found
     ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from nightcrew.engine import Changed, Directives, Swept, Topic, Verb, WorkerStatus
-from nightcrew.engines.sqlite_writer import Bell, Db, Member, pack_members, stream_of, unpack_members
+from nightcrew.engines.sqlite_writer import Bell, Db, Member, pack_members, rows, stream_of, unpack_members
 from nightcrew.errors import LeaseLost
 from nightcrew.job import Grant, Lost, Outcome
 from nightcrew.options import KEEP_RESULT
@@ -65,11 +65,11 @@ def renew(db: Db, status: WorkerStatus, now: float, steady: float) -> Directives
 
 
 def _asked_to_cancel(db: Db, n: int) -> list[tuple[str, int]]:
-    asked = {row[0] for row in db.execute("SELECT seq FROM cancel LIMIT 10000")}
+    asked = {row[0] for row in rows(db, "SELECT seq FROM cancel LIMIT 10000")}
     if not asked:
         return []
     found = []
-    for (members,) in db.execute("SELECT members FROM claim WHERE worker = ?", (n,)).fetchall():
+    for (members,) in rows(db, "SELECT members FROM claim WHERE worker = ?", (n,)):
         for seq, fence, *_ in unpack_members(members).values():
             if seq in asked:
                 key = db.execute("SELECT lower(hex(id)) FROM job WHERE seq = ?", (seq,)).get
@@ -105,20 +105,21 @@ class PruneHand:
         if now < self._resting_until:
             return 0, ()
         # The newest job stays: its number must not be given again.
-        rows = db.execute(
+        found = rows(
+            db,
             "SELECT seq, expires_at FROM done WHERE seq > ? AND seq < (SELECT max(seq) FROM job)"
             " ORDER BY seq LIMIT ?",
             (self._at, _PRUNED),
-        ).fetchall()
-        expired = [seq for seq, expires in rows if expires <= now]
-        if len(rows) < _PRUNED:
+        )
+        expired = [seq for seq, expires in found if expires <= now]
+        if len(found) < _PRUNED:
             # A whole lap without finding anything: rest.
             self._at = 0
             if not expired and not self._pruned:
                 self._resting_until = now + _LAPS_APART
             self._pruned = False
         else:
-            self._at = rows[-1][0]
+            self._at = found[-1][0]
         self._pruned = self._pruned or bool(expired)
         return len(expired), _delete(db, expired)
 
@@ -126,7 +127,7 @@ class PruneHand:
 def _delete(db: Db, seqs: list[int]) -> tuple[str, ...]:
     blobs: set[str] = set()
     for seq in seqs:
-        blobs |= {row[0] for row in db.execute("SELECT id FROM blob WHERE seq = ?", (seq,))}
+        blobs |= {row[0] for row in rows(db, "SELECT id FROM blob WHERE seq = ?", (seq,))}
         for table in ("blob", "log", "note", "attempt", "done", "job"):
             db.execute(f"DELETE FROM {table} WHERE seq = ?", (seq,))  # noqa: S608 - our own names
     kept = {b for b in blobs if db.execute("SELECT 1 FROM blob WHERE id = ?", (b,)).get is not None}
@@ -173,11 +174,12 @@ def _mark_dead(db: Db, sweeper: int, dead: Sequence[str], steady: float, boot: s
 
 
 def _rescue(db: Db, sweeper: int, now: float) -> list[Lost]:
-    claims = db.execute(
+    claims = rows(
+        db,
         "SELECT claim.id, claim.members, claim.origin, claim.raised, origin.id, origin.journal FROM claim"
         " LEFT JOIN worker holder ON holder.n = claim.worker LEFT JOIN worker origin ON origin.n = claim.origin"
-        " WHERE holder.state IS NOT 'live' LIMIT 50"
-    ).fetchall()
+        " WHERE holder.state IS NOT 'live' LIMIT 50",
+    )
     lost: list[Lost] = []
     for claim_id, data, origin, raises, worker, journal in claims:
         if len(lost) >= _RESCUED:

@@ -15,6 +15,7 @@ import random
 import socket
 import stat
 import struct
+import sys
 import tempfile
 import threading
 import time
@@ -33,19 +34,24 @@ from nightcrew.engine import Topic
 from nightcrew.engines.sqlite_file import BUSY_TIMEOUT, Connection, engine_error
 from nightcrew.errors import EngineBusy, EngineClosed
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # pragma: no cover - Windows: SQLite's own lock alone
-    fcntl = None  # type: ignore[assignment]
 
 Db = apsw.Connection
-Run = Callable[[Db], Any]
+Run = Any
+"""What is written for one caller: a function of the connection, or what `run_group` knows better."""
 
 GROUP = 256
 """Most calls in one commit: a bound on how long the first waits for the last."""
 
 
 # --- rows, many to a statement ------------------------------------------------------------------
+
+
+def rows(db: Db, sql: str, bindings: Sequence[Any] = ()) -> list[Any]:
+    """All rows of a query."""
+    return db.execute(sql, bindings).fetchall()
+
 
 _CHUNK = 256
 
@@ -157,15 +163,11 @@ class WriteLock:
 
     def __init__(self, path: Path) -> None:
         names = (f"{path}-turn", f"{path}-lock")
-        self._fds = (
-            [os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) for name in names]
-            if fcntl is not None
-            else []
-        )
+        self._fds = [os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) for name in names]
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        if fcntl is None or not self._fds:  # pragma: no cover - Windows
+        if sys.platform == "win32":  # SQLite's own lock alone
             yield
             return
         turn, lock = self._fds
@@ -183,23 +185,6 @@ class WriteLock:
         for fd in self._fds:
             os.close(fd)
         self._fds = []
-
-
-def begin(db: apsw.Connection) -> None:
-    """Begin to write; wait for others in small uneven steps, for `BUSY_TIMEOUT` at most.
-
-    Ours wait at the `WriteLock`; here is only somebody else's open transaction or a checkpoint.
-    """
-    give_up = time.monotonic() + BUSY_TIMEOUT
-    while True:
-        try:
-            db.execute("BEGIN IMMEDIATE")
-        except apsw.BusyError:
-            if time.monotonic() > give_up:
-                raise
-            time.sleep(random.uniform(0.0002, 0.002))  # noqa: S311
-        else:
-            return
 
 
 def begin(db: Db) -> None:
@@ -325,7 +310,7 @@ class Writer:
                 for forget in self._rolled_back:
                     forget()
                 self.bell.forget()
-                if isinstance(error, apsw.Error):
+                if isinstance(error, (apsw.Error, UnicodeDecodeError)):
                     raise engine_error(error, self._path) from error
                 raise
         for call, result in zip(group, results, strict=True):

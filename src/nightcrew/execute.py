@@ -186,7 +186,8 @@ class Run:
         """Where it runs: as its plan says, or "process" for a job that is suspected."""
         self.started = started
         self._new_context = new_context
-        self.extras: Extras | None = None if grant.extras is None else _decode_extras(grant)
+        extras = bytes(grant.extras)
+        self.extras: Extras | None = None if extras == b"null" else _decode_extras(extras)
         self.timeout = plan.timeout
         if self.extras is not None and self.extras.timeout is not None:
             self.timeout = self.extras.timeout
@@ -271,9 +272,9 @@ class Run:
         return ErrorInfo("builtins.TimeoutError", message, kinds=("builtins.OSError", "builtins.Exception"))
 
 
-def _decode_extras(grant: Grant) -> Extras | None:
+def _decode_extras(data: bytes) -> Extras | None:
     try:
-        return _extras.decode(grant.extras) if grant.extras is not None else None
+        return _extras.decode(data)
     except msgspec.MsgspecError:
         return None  # written by a newer version: the task's own options hold
 

@@ -170,7 +170,8 @@ class Grant(Struct, array_like=True, gc=False):
     ready_at: float
     """When it was due."""
     codec: int
-    extras: Raw | None
+    extras: Raw
+    """JSON of `Extras`, or ``null``."""
     claim: int = 0
     """The claim it came with; opaque."""
 

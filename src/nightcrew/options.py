@@ -11,7 +11,6 @@ from typing import Literal, TypedDict
 from nightcrew.errors import ConfigurationError
 from nightcrew.job import RetryRule
 
-
 Duration = float | int | str | timedelta
 """Seconds, a `timedelta`, or text such as ``"90s"``, ``"10m"``, ``"1h30m"``, ``"7d"``."""
 

@@ -84,6 +84,10 @@ class CommandTimedOut(CommandFailed, TimeoutError):
     """The program did not end in time and was ended."""
 
 
+class ProcessCrashed(NightcrewError):
+    """The child process of a job died before the job had ended."""
+
+
 _MEANING = {
     int(signals.SIGKILL): ", not by Nightcrew: perhaps by the kernel, out of memory",
     int(signals.SIGXCPU): ": it used up its limit of processor time",

@@ -70,7 +70,7 @@ class Reporter:
 
 
 def context(reporter: Reporter) -> Context:
-    grant = Grant(1, "0" * 36, "task", "default", Raw(b"{}"), 0, 1, 0, 0, 0, 5, True, 0.0, 1, None)
+    grant = Grant(1, "0" * 32, "task", "default", Raw(b"{}"), 0, 1, 0, 0, 0, 5, True, 0.0, 1, Raw(b"null"))
     return Context(grant, reporter)
 
 

@@ -104,7 +104,7 @@ class Dispatcher:
         self.notes = Notes(self._engine, self._loop)
         self._threads = ThreadRunner(sizes["thread"], self._loop, variables)
         self._children = ProcessRunner(app, sizes["process"])
-        self._runs: dict[tuple[str, int], Run] = {}
+        self._runs: dict[int, Run] = {}
         self._deadlines: list[tuple[float, int, Run]] = []
         self._results: list[tuple[Transition, int]] = []
         self._flusher: asyncio.Task[None] | None = None
@@ -217,17 +217,16 @@ class Dispatcher:
             return
         while slots.queue and slots.busy < slots.size:
             slots.busy += 1
-            run = self._begin(slots.queue.popleft(), slots)
+            run = self._begin(slots.queue.popleft(), slots, _monotonic())
             if slots.kind == "thread":
                 self._start_in_thread(slots, run)
             else:
                 run.task = self._loop.create_task(self._run_in_child(slots, run))
 
-    def _begin(self, grant: Grant, slots: Slots) -> Run:
-        now = _monotonic()
+    def _begin(self, grant: Grant, slots: Slots, now: float) -> Run:
         run = Run(grant, self._plans[grant.task], slots.kind, now, self._new_context)
         run.place = self._journal.start(grant.hex, grant.fence, now, run.deadline or 0.0)
-        self._runs[grant.hex, grant.fence] = run
+        self._runs[grant.seq] = run
         if run.deadline is not None and not (slots.kind == "process" and run.plan.task.command is None):
             # (A child's runner minds its deadline itself, and can do more about it.)
             heapq.heappush(self._deadlines, (run.deadline, run.place, run))
@@ -243,29 +242,29 @@ class Dispatcher:
     async def _slot(self, slots: Slots) -> None:
         """Run async jobs one after another, until there is none, or one had to be told to stop."""
         this = asyncio.current_task()
-        turn = _monotonic()
+        now = turn = _monotonic()
         hooks = self._app.hooks
         try:
             while slots.queue and not self.holding:
-                run = self._begin(slots.queue.popleft(), slots)
+                run = self._begin(slots.queue.popleft(), slots, now)
                 run.task = this
                 args = bytes(run.grant.args)
                 if args.startswith(SPILLED):
                     found = await self._unspilled(args)
                     if isinstance(found, Ended):
-                        self._ended(run, slots, found)
+                        now = self._ended(run, slots, found)
                         continue
                     args = found
                 ended = await run_on_loop(run, args, hooks, self._variables.copy())
                 if ended is None and run.stop is None and this is not None and this.cancelling():
                     # Not the job but this very slot was cancelled: the whole loop is being torn down.
                     run.stop, run.stop_reason = Outcome.RETURNED, "its worker's event loop was stopped"
-                self._ended(run, slots, run.told(ended))
+                now = self._ended(run, slots, run.told(ended))
                 if run.stop is not None:
                     return  # a cancellation may still be on its way to this task
-                if _monotonic() - turn > TURN:
+                if now - turn > TURN:
                     await asyncio.sleep(0)
-                    turn = _monotonic()
+                    now = turn = _monotonic()
         finally:
             slots.busy -= 1
             self._freed(slots)
@@ -369,18 +368,16 @@ class Dispatcher:
             ):
                 run.settled = True
                 run.stop, run.stop_reason = Outcome.TIMED_OUT, f"its time of {run.timeout:g} s is up"
-                overdue.append(self._settlement(run, run.told(None)))
+                overdue.append(run.settlement(run.told(None), _monotonic(), run.started + self._wall_offset))
         return overdue
 
     def cancel(self, jobs: Sequence[tuple[str, int]]) -> None:
         """Cancel jobs (id, fence) that somebody asked to cancel."""
         for job_id, fence in jobs:
             key = (job_id.replace("-", ""), fence)
-            run = self._runs.get(key)
-            if run is not None:
-                if run.stop is None:
+            for run in list(self._runs.values()):
+                if (run.grant.hex, run.grant.fence) == key and run.stop is None:
                     self._interrupt(run, Outcome.CANCELLED, "somebody asked to cancel it")
-                continue
             for slots in self._slots.values():
                 for grant in [g for g in slots.queue if (g.hex, g.fence) == key]:
                     slots.queue.remove(grant)
@@ -388,48 +385,48 @@ class Dispatcher:
 
     # settling
 
-    def _ended(self, run: Run, slots: Slots, ended: Ended) -> None:
+    def _ended(self, run: Run, slots: Slots, ended: Ended) -> float:
+        """Settle a run; return the time, by the monotonic clock."""
+        now = _monotonic()
         if run.settled:
             # By the heartbeat, while the loop was blocked; or abandoned before.
-            if self._runs.pop((run.grant.hex, run.grant.fence), None) is not None:
+            if self._runs.pop(run.grant.seq, None) is not None:
                 self._journal.forget([run.place])
-            return
+            return now
         run.settled = True
         slots.ended += 1
-        self._journal.end(run.place, _monotonic())
-        if ended.result is not None and len(ended.result) > self._engine.limits.inline_bytes:
-            spilling = self._loop.create_task(self._spill(run, ended))
+        self._journal.end(run.place, now)
+        result = ended.result
+        if result is not None and len(result) > self._engine.limits.inline_bytes:
+            spilling = self._loop.create_task(self._spill(run, ended, now))
             self._spilling.add(spilling)
             spilling.add_done_callback(self._spilling.discard)
-            return
-        del self._runs[run.grant.hex, run.grant.fence]
-        self._settled(self._settlement(run, ended), run.place)
+            return now
+        del self._runs[run.grant.seq]
+        self._settled(run.settlement(ended, now, run.started + self._wall_offset), run.place)
+        return now
 
-    def _settlement(self, run: Run, ended: Ended) -> Transition:
-        if ended.outcome is not Outcome.SUCCEEDED:
-            logger.info("job %s (%s): %s", run.grant.id, run.grant.task, ended.outcome)
-        chance = random.random()  # noqa: S311
-        return run.settlement(ended, _monotonic(), run.started + self._wall_offset, chance)
-
-    async def _spill(self, run: Run, ended: Ended) -> None:
+    async def _spill(self, run: Run, ended: Ended, now: float) -> None:
         try:
             assert ended.result is not None
             ended.result, blobs = await spill(self._store, ended.result, self._engine.limits.inline_bytes)
             ended.blobs += blobs
         except Exception as error:  # a full disk, say
             ended = Ended(Outcome.BAD_RESULT, error=error_info(error))
-        del self._runs[run.grant.hex, run.grant.fence]
-        self._settled(self._settlement(run, ended), run.place)
+        del self._runs[run.grant.seq]
+        self._settled(run.settlement(ended, now, run.started + self._wall_offset), run.place)
 
     def _settled(self, transition: Transition, place: int) -> None:
         if self.lost:
             return
         results = self._results
         results.append((transition, place))
-        if len(results) >= FLUSH_AT or not (len(self._runs) or self._queued()):
+        if len(results) >= FLUSH_AT:
             self._flush_now()
         elif self._flush_timer is None:
-            self._flush_timer = self._loop.call_later(FLUSH_AFTER, self._flush_now)
+            # At once when this was the last; but not while others are about to end too.
+            idle = not self._runs and not self._queued()
+            self._flush_timer = self._loop.call_later(0.0 if idle else FLUSH_AFTER, self._flush_now)
 
     def _queued(self) -> bool:
         return any(slots.queue for slots in self._slots.values())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import random
 import traceback
 from collections.abc import Callable, Coroutine
 from contextvars import Context as Variables
@@ -19,6 +21,8 @@ from nightcrew.job import Ended, ErrorInfo, Extras, Grant, Outcome, RetryRule, T
 from nightcrew.options import exception_name, seconds
 from nightcrew.policy import decide, success
 from nightcrew.task import Task
+
+logger = logging.getLogger("nightcrew.worker")
 
 MAX_MESSAGE = 4_000
 MAX_TRACEBACK = 20_000
@@ -213,7 +217,7 @@ class Run:
         """Tell the job that it should come to an end; it may take its time."""
         self.context().request_stop(reason)
 
-    def settlement(self, ended: Ended, now: float, started_at: float, chance: float) -> Transition:
+    def settlement(self, ended: Ended, now: float, started_at: float) -> Transition:
         """What becomes of the job. `started_at` is `started` by the wall clock."""
         plan, extras = self.plan, self.extras
         keep = plan.keep_result
@@ -223,6 +227,7 @@ class Run:
         outcome = ended.outcome
         if outcome is Outcome.SUCCEEDED:
             return success(self.grant, ended.result, ended.blobs, started_at, duration, keep)
+        logger.info("job %s (%s): %s", self.grant.id, self.grant.task, outcome)
         rule = plan.rule
         if extras is not None and extras.retry is not None:
             rule = extras.retry
@@ -230,7 +235,7 @@ class Run:
             self.grant,
             outcome,
             rule=rule,
-            chance=chance,
+            chance=random.random(),  # noqa: S311
             error=ended.error,
             delay=ended.delay,
             reason=ended.reason,

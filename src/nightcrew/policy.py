@@ -156,14 +156,20 @@ def success(
     )
 
 
-def decide_lost(grant: Grant, *, started: bool, cancelled: bool = False) -> Transition:
+def decide_lost(grant: Grant, *, started: bool, ended: bool = False, cancelled: bool = False) -> Transition:
     """Decide for a grant whose worker is gone.
 
-    A job that was fetched but never started is given back free of charge; one that a person asked
-    to cancel is cancelled, whatever it was doing.
+    A job that was fetched but never started is given back free of charge, and so is one whose function
+    had returned (only its settlement was not stored): neither can have been what killed the worker.
+    But that one did run, so a task that must not run twice has failed. One that a person asked to
+    cancel is cancelled, whatever it was doing.
     """
     if cancelled:
         return decide(grant, Outcome.CANCELLED, reason="cancelled while its worker died")
     if not started:
         return decide(grant, Outcome.RETURNED, reason="its worker died before starting it")
-    return decide(grant, Outcome.LOST, reason="its worker died while it ran")
+    transition = decide(grant, Outcome.LOST, reason="its worker died while it ran")
+    if ended and transition.losses < MAX_LOSSES:
+        transition.losses = grant.losses
+        transition.reason = transition.reason or "its worker died before storing its end"
+    return transition

@@ -14,7 +14,7 @@ from nightcrew.blob import BlobStore
 from nightcrew.engine import Engine, Swept
 from nightcrew.errors import ConfigurationError, EngineError, LeaseLost
 from nightcrew.job import Lost, Transition
-from nightcrew.journal import is_dead, read_journal
+from nightcrew.journal import JournalEntry, is_dead, read_journal
 from nightcrew.policy import decide_lost
 
 logger = logging.getLogger("nightcrew.worker")
@@ -47,28 +47,26 @@ def boot_id() -> str:
 
 def settlements(lost: list[Lost]) -> list[Transition]:
     """Decide for the grants of dead workers, by what their journals say had been started."""
-    started: dict[str, set[tuple[str, int]] | None] = {}
-    for grant in lost:
-        if grant.worker not in started:
-            journal = read_journal(grant.journal) if grant.journal else None
-            known = journal is not None and journal.worker == grant.worker
-            started[grant.worker] = (
-                {(e.job_id, e.fence) for e in journal.entries} if journal and known else None
-            )
+    journals: dict[str, dict[tuple[str, int], JournalEntry] | None] = {}
     transitions = []
-    for grant in lost:
-        ran = started[grant.worker]
+    for item in lost:
+        if item.worker not in journals:
+            state = read_journal(item.journal) if item.journal else None
+            known = state is not None and state.worker == item.worker
+            entries = state.entries if state is not None and known else None
+            journals[item.worker] = None if entries is None else {(e.job_id, e.fence): e for e in entries}
+        begun = journals[item.worker]
         # Without a journal (another host, a restart) nothing is known: then it counts as started.
-        begun = ran is None or (grant.grant.id, grant.fence) in ran
-        transitions.append(decide_lost(grant.grant, started=begun, cancelled=grant.cancelled))
+        entry = None if begun is None else begun.get((item.grant.id, item.fence))
+        transitions.append(
+            decide_lost(
+                item.grant,
+                started=begun is None or entry is not None,
+                ended=entry is not None and entry.ended,
+                cancelled=item.cancelled,
+            )
+        )
     return transitions
-
-
-def _remove_journals(paths: set[str]) -> None:
-    for path in paths:
-        if is_dead(path):
-            with contextlib.suppress(OSError):
-                Path(path).unlink()
 
 
 async def settle_lost(engine: Engine, swept: Swept) -> None:
@@ -85,7 +83,6 @@ async def settle_lost(engine: Engine, swept: Swept) -> None:
             )
             await asyncio.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311
             wait = min(wait * 2, 5.0)
-    _remove_journals({lost.journal for lost in swept.lost if lost.journal})
     if transitions:
         workers = {lost.worker for lost in swept.lost}
         logger.warning("took over %d jobs of %d dead workers", len(transitions), len(workers))
@@ -121,21 +118,35 @@ async def collect_orphans(engine: Engine, blobs: BlobStore) -> None:
         await blobs.delete(await engine.unused_blobs(batch))
 
 
+def collect_journals(folder: Path, dead_before: set[Path]) -> set[Path]:
+    """Remove the journals that were dead an hour ago already; return those that are dead now.
+
+    Not sooner: a dead worker's jobs may be taken over in several rounds, and each asks its journal.
+    """
+    dead = {path for path in folder.glob("*.journal") if is_dead(path)}
+    for path in dead & dead_before:
+        with contextlib.suppress(OSError):
+            path.unlink()
+    return dead - dead_before
+
+
 async def keep_up(engine: Engine, blobs: BlobStore, worker: str, boot: str) -> None:
     """Sweep every second, for as long as the worker lives. Raises `LeaseLost` when it was taken for dead."""
-    collect_at = 0.0
     clock = asyncio.get_running_loop().time
+    collect_at = clock()
+    dead_before: set[Path] = set()
     while True:
+        swept = Swept()
         try:
             swept = await sweep_once(engine, blobs, worker, boot)
             if clock() >= collect_at:
                 collect_at = clock() + COLLECT_EVERY
                 await collect_orphans(engine, blobs)
+                dead_before = collect_journals(journal_folder(), dead_before)
         except LeaseLost:
             raise
-        except EngineError:
+        except (EngineError, OSError):
             logger.warning("upkeep failed; trying again", exc_info=True)
-            swept = Swept()
         # While there is something to prune, go on; but leave the store to the jobs in between.
         pause = 0.05 if swept.pruned else SWEEP_EVERY
         await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311

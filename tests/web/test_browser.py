@@ -118,7 +118,11 @@ async def visit(browser_executable: str, demo: Demo) -> AsyncIterator[Visit]:
 async def test_a_deck_becomes_a_pdf(visit: Visit, soffice: str, tmp_path: Path) -> None:
     source = deck(tmp_path / "deck.pptx")
     words: list[str] = []
-    await visit.page.expose_function("seen", lambda word: words.append(word))
+
+    def seen(word: str) -> None:
+        words.append(word)
+
+    await visit.page.expose_function("seen", seen)
     await visit.page.add_init_script(
         "addEventListener('DOMContentLoaded', () => { const h = document.querySelector('#status');"
         " if (h) { seen(h.textContent); new MutationObserver(() => seen(h.textContent))"

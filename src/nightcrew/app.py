@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 
 from nightcrew.blob import BlobStore
 from nightcrew.client import AppClient
-from nightcrew.connect import DEFAULT_URL, check_url
+from nightcrew.connect import DEFAULT_URL, full_url
 from nightcrew.context import Context
 from nightcrew.engine import Changed, Engine, Filter, Stats, Verb, WorkerInfo
 from nightcrew.errors import ConfigurationError
@@ -69,9 +69,9 @@ class Nightcrew(Tasks):
     def __init__(self, url: str | None = None, *, blobs: str | None = None) -> None:
         super().__init__()
         url = url if url is not None else os.environ.get("NIGHTCREW_URL") or DEFAULT_URL
-        self._app = AppClient(check_url(url), blobs)
+        self._app = AppClient(full_url(url), blobs)
         self._client = self._app
-        self._files = Files(lambda: self._app.store_of_blobs, self._app)
+        self._files = Files(self._app.blob_store, self._app)
         self._entered: list[bool] = []
         self.hooks = Hooks()
 
@@ -80,7 +80,7 @@ class Nightcrew(Tasks):
 
     @property
     def url(self) -> str:
-        """Where its jobs are kept."""
+        """Where its jobs are kept, with an absolute path."""
         return self._app.url
 
     @property
@@ -91,7 +91,7 @@ class Nightcrew(Tasks):
     @property
     def blob_store(self) -> BlobStore:
         """The blob store, for workers and tools."""
-        return self._app.store_of_blobs
+        return self._app.blob_store
 
     @property
     def blobs(self) -> Files:

@@ -13,7 +13,6 @@ from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
-from nightcrew.blob import BlobStore
 from nightcrew.connect import connect, connect_blobs
 from nightcrew.engine import Changed, Engine, Enqueued, Filter, Stats, Topic, Verb, WorkerInfo
 from nightcrew.errors import EngineClosed, JobNotFound, ResultNotReady
@@ -35,10 +34,9 @@ class AppClient:
 
     def __init__(self, url: str, blobs: str | None) -> None:
         self.url = url
-        self.blobs = blobs
+        self.blob_store = connect_blobs(url, blobs)
         self.portal = Portal()
         self._engine: Engine | None = None
-        self._store: BlobStore | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
         self._inline = 0
@@ -63,6 +61,10 @@ class AppClient:
             return function(*args, **kwargs)
         return self.portal.hop(function, *args, **kwargs)
 
+    def post(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have `function` run on the home loop if that lives; waits for nothing and starts nothing."""
+        self.portal.post(function)
+
     def _is_open_here(self) -> bool:
         return (
             self._engine is not None and self._loop is asyncio.get_running_loop() and self._pid == os.getpid()
@@ -79,13 +81,6 @@ class AppClient:
             )
         return self._engine
 
-    @property
-    def store_of_blobs(self) -> BlobStore:
-        """The blob store; made when first asked for."""
-        if self._store is None:
-            self._store = connect_blobs(self.url, self.blobs)
-        return self._store
-
     async def open(self) -> bool:
         """Open the engine on the running loop; True if it was not open before."""
         self._closed = False
@@ -101,8 +96,7 @@ class AppClient:
         engine, self._engine = self._engine, None
         if engine is not None and self._pid == os.getpid():
             await engine.close()
-        if self._store is not None:
-            await self._store.close()
+        await self.blob_store.close()
 
     def close_at_exit(self) -> None:
         """Close what the program forgot to: politeness, as everything accepted is durable already."""
@@ -182,12 +176,12 @@ class AppClient:
         return [found.get(job.id) for job in jobs]
 
     async def _spilled(self, job: NewJob) -> NewJob:
-        args, blobs = await spill(self.store_of_blobs, job.args, self._inline)
+        args, blobs = await spill(self.blob_store, job.args, self._inline)
         return msgspec.structs.replace(job, args=args, blobs=job.blobs + blobs)
 
     async def whole(self, data: bytes) -> bytes:
         """Stored JSON itself, wherever it is."""
-        return await unspill(self.store_of_blobs, data) if data.startswith(SPILLED) else data
+        return await unspill(self.blob_store, data) if data.startswith(SPILLED) else data
 
     async def fetch(self, job_id: str) -> JobRecord:
         """Look at a job. Raises `JobNotFound`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from nightcrew.blob import BlobStore
 from nightcrew.engine import Engine
@@ -40,13 +40,16 @@ def connect_blobs(url: str, blobs: str | None = None) -> BlobStore:
     return FileBlobStore(folder)
 
 
-def check_url(url: str) -> str:
-    """Return `url` if it names an engine that exists; imports nothing. Raises `ConfigurationError`."""
+def full_url(url: str) -> str:
+    """The same URL with an absolute path, if it names an engine that exists; imports nothing.
+
+    So that a later change of directory, or another process, does not make a second store. Raises
+    `ConfigurationError`.
+    """
     parts = _split(url)
     if parts.scheme != "sqlite":
         raise _unknown(parts, url)
-    _sqlite_path(parts, url)
-    return url
+    return f"sqlite:///{quote(str(_sqlite_path(parts, url)))}"
 
 
 def _split(url: str) -> SplitResult:
@@ -74,7 +77,6 @@ def _sqlite_path(parts: SplitResult, url: str) -> Path:
         )
     for name, _ in parse_qsl(parts.query, keep_blank_values=True):
         raise ConfigurationError(f"a sqlite URL takes no option `{name}`; leave away `?{parts.query}`")
-    # Absolute from here on, so that a later change of directory does not make a second store.
     return Path(path[1:]).absolute()
 
 

@@ -67,11 +67,13 @@ class Home(Protocol):
         self, function: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs
     ) -> Coroutine[Any, Any, R]: ...
 
+    def post(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None: ...
+
 
 class Files:
     """The blob store, as `app.blobs` and `ctx.blobs` show it."""
 
-    def __init__(self, store: Callable[[], BlobStore], home: Home) -> None:
+    def __init__(self, store: BlobStore, home: Home) -> None:
         self._store = store
         self._home = home
         self._threads = Threads(4, "nightcrew-files")
@@ -117,7 +119,7 @@ class Files:
             raise ConfigurationError(f'expected `content_type` such as "image/png", got {kind!r}')
         blob_id = new_id()
         async with aclosing(self._chunks(source)) as chunks:
-            size, sha256 = await self._store().write(blob_id, chunks, max_size)
+            size, sha256 = await self._store.write(blob_id, chunks, max_size)
         return Blob(id=blob_id, name=shown, size=size, sha256=sha256, content_type=kind)
 
     async def _chunks(self, source: Source) -> AsyncGenerator[bytes, None]:
@@ -155,13 +157,13 @@ class Files:
 
     def open(self, blob: Blob) -> BinaryIO:
         """A file to read from, for a ``with`` block. Raises `BlobNotFound`."""
-        reader = BlobReader(self._home, self._store(), blob)
+        reader = BlobReader(self._home, self._store, blob)
         reader.start()
         return io.BufferedReader(reader, CHUNK)
 
     async def aread(self, blob: Blob, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """Yield a file's bytes, from `start` up to `end`, in chunks. Raises `BlobNotFound`."""
-        async with aclosing(_closable(self._store().read(blob.id, start, end))) as chunks:
+        async with aclosing(_closable(self._store.read(blob.id, start, end))) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -224,7 +226,11 @@ class BlobReader(io.RawIOBase):
         """Let the store's file go."""
         if not self.closed:
             super().close()
-            self._home.call("close", self._chunks.aclose)
+            # Nobody waits for it: it may be the garbage collector that closes, in any thread.
+            self._home.post(self._leave)
+
+    async def _leave(self) -> None:
+        await self._chunks.aclose()
 
 
 # arguments and results that are too large for the engine

@@ -68,6 +68,15 @@ class Portal:
             return await function(*args, **kwargs)
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(function(*args, **kwargs), home))
 
+    def post(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have `function` run on the home loop if that lives; waits for nothing and starts nothing.
+
+        So that it may be called from anywhere, also by the garbage collector.
+        """
+        home = self._home
+        if home is not None and self._pid == os.getpid() and home.is_running():
+            asyncio.run_coroutine_threadsafe(function(), home)
+
     def leave(self) -> None:
         """Let go of the home; a loop of our own is stopped. Not from the portal's own thread."""
         with self._lock:

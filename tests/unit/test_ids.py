@@ -35,6 +35,7 @@ def test_threads_never_share_an_id() -> None:
     assert all(part == sorted(part) for part in parts)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_does_not_repeat_its_parent() -> None:
     new_id()
     reader, writer = os.pipe()

@@ -33,7 +33,7 @@ def grant(
         rerun_if_lost,
         0.0,
         1,
-        None,
+        msgspec.Raw(b"null"),
     )
 
 

@@ -12,11 +12,15 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from nightcrew.errors import BlobNotFound, ConfigurationError, EngineError, LimitExceeded, StorageFull
 from nightcrew.threads import Threads
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 CHUNK = 256 * 1024
 """Bytes read or written at a time."""
@@ -49,7 +53,7 @@ class FileBlobStore:
         Raises `LimitExceeded` past `max_size` bytes and `StorageFull`; then nothing is left behind.
         """
         upload = _Upload(self._folder, _checked(blob_id), max_size)
-        run = self._threads.run
+        run = self._run
         try:
             await run(upload.begin)
             buffer = bytearray()
@@ -60,9 +64,6 @@ class FileBlobStore:
                     await run(upload.add, data)
             await run(upload.add, buffer)
             return await run(upload.finish)
-        except OSError as error:
-            upload.abort()
-            raise _explained(error, self._folder) from error
         except BaseException:
             upload.abort()
             raise
@@ -105,6 +106,13 @@ class FileBlobStore:
         for folder in await self._threads.run(self._fans):
             for blob_id in await self._threads.run(_old_files, folder, before):
                 yield blob_id
+
+    async def _run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call in a thread, and say what the system's errors mean: ours only, not those of a source."""
+        try:
+            return await self._threads.run(function, *args, **kwargs)
+        except OSError as error:
+            raise _explained(error, self._folder) from error
 
     def path(self, blob_id: str) -> Path:
         """Where a blob is or would be. Read it there if you must; never write."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import os
 import random
 import socket
@@ -36,6 +37,8 @@ from nightcrew.errors import EngineBusy, EngineClosed
 
 if sys.platform != "win32":
     import fcntl
+
+logger = logging.getLogger("nightcrew.engine")
 
 Db = apsw.Connection
 Run = Any
@@ -283,6 +286,7 @@ class Writer:
             group = [call for call in group if not call.answer.cancelled()]
             if group:
                 self._write(group)
+                self._ring()
                 self._answer(group)
                 del group
 
@@ -315,7 +319,12 @@ class Writer:
                 raise
         for call, result in zip(group, results, strict=True):
             call.result = result
-        self.bell.send()
+
+    def _ring(self) -> None:
+        try:
+            self.bell.send()
+        except Exception:  # what is committed is committed: a hint less must not look like a failure
+            logger.warning("could not wake the listeners of %s", self._path, exc_info=True)
 
     def _answer(self, group: list[_Call]) -> None:
         # One call into each loop for all its callers.

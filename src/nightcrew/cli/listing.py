@@ -1,0 +1,109 @@
+"""`nightcrew jobs list`."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from dataclasses import asdict, dataclass
+
+from nightcrew.app import MAX_PAGE, Nightcrew
+from nightcrew.cli import shapes
+from nightcrew.cli.output import Cell, answer, note, state_cell, table
+from nightcrew.cli.store import opened
+from nightcrew.cli.text import shorten, span
+from nightcrew.job import JobRecord, JobState
+
+PATIENCE = 5.0
+"""Seconds of looking through a long history for rare jobs, before the person is asked to go on."""
+_NOTE_WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Search:
+    """Which jobs are meant; None is any."""
+
+    state: str | None = None
+    task: str | None = None
+    queue: str | None = None
+    tag: str | None = None
+
+    def __bool__(self) -> bool:
+        return any(asdict(self).values())
+
+    def options(self) -> str:
+        """As it is typed."""
+        return "".join(f" --{name} {shlex.quote(text)}" for name, text in asdict(self).items() if text)
+
+
+def find(
+    app: Nightcrew, search: Search, limit: int, after: str | None, patience: float = PATIENCE
+) -> tuple[list[JobRecord], str | None]:
+    """Up to `limit` jobs, the newest first, and where to go on; short of it after `patience` seconds."""
+    found: list[JobRecord] = []
+    begin = time.monotonic()
+    while True:
+        page = app.search(**asdict(search), limit=min(limit - len(found), MAX_PAGE), after=after)
+        found += [job.record for job in page]
+        after = page.next
+        if after is None or len(found) == limit or time.monotonic() - begin > patience:
+            return found, after
+
+
+def list_page(
+    url: str | None, app: str | None, search: Search, *, limit: int, after: str | None, as_json: bool
+) -> None:
+    """Print jobs, and how to see more of them."""
+    with opened(url, app) as store:
+        records, mark = find(store, search, limit, after)
+        where = store.url
+    if as_json:
+        answer({"jobs": [shapes.job(record) for record in records], "next": mark})
+        return
+    if records:
+        now = time.time()
+        columns = ["ID", "STATE", "TASK", "QUEUE", "AGE", ""]
+        table(columns, [_row(record, now) for record in records], whole=["ID", "STATE", "AGE"])
+    if mark is not None:
+        more = (
+            f"nightcrew jobs list{search.options()} --limit {limit} --after {mark}{_store_options(url, app)}"
+        )
+        note(f"There may be more: {more}")
+    elif not records:
+        kind = "such job" if search or after else "job"
+        note(f"There is no {kind} in {where}.")
+
+
+def _store_options(url: str | None, app: str | None) -> str:
+    given = {"url": url, "app": app}
+    return "".join(f" --{name} {shlex.quote(text)}" for name, text in given.items() if text)
+
+
+def _row(record: JobRecord, now: float) -> list[Cell]:
+    age = span(now - record.created_at)
+    state = "cancelling" if record.cancelling and not record.state.is_final else record.state.value
+    return [record.id, state_cell(state), record.task, record.queue, age, summary(record, now)]
+
+
+def summary(record: JobRecord, now: float) -> str:
+    """What matters about a job in its state, in one short line."""
+    parts: list[str] = []
+    match record.state:
+        case JobState.READY | JobState.WAITING:
+            if record.due_at > now:
+                parts.append(f"due in {span(record.due_at - now)}")
+            if record.attempts:
+                parts.append(f"attempt {record.attempts + 1} of {record.max_attempts}")
+        case JobState.RUNNING:
+            if record.progress is not None:
+                parts.append(f"{record.progress:.0%}")
+            if record.progress_text:
+                parts.append(record.progress_text)
+        case JobState.SUCCEEDED:
+            if record.started_at is not None and record.finished_at is not None:
+                parts.append(f"took {span(record.finished_at - record.started_at)}")
+        case JobState.FAILED | JobState.CANCELLED:
+            if record.reason:
+                parts.append(record.reason)
+            if record.error:
+                parts.append(f"{record.error.type.removeprefix('builtins.')}: {record.error.message}")
+    return shorten(", ".join(parts), _NOTE_WIDTH)

@@ -1,0 +1,124 @@
+"""`nightcrew queues`, `workers` and `migrate`: the store as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import click
+
+from nightcrew.cli import shapes
+from nightcrew.cli.output import Cell, answer, note, table
+from nightcrew.cli.serving import Need, needs
+from nightcrew.cli.store import chosen_app, missing_file, opened
+from nightcrew.cli.text import several, span
+from nightcrew.connect import connect
+from nightcrew.engine import WorkerInfo
+
+
+def show_queues(url: str | None, app: str | None, *, as_json: bool) -> None:
+    """Print what waits, and what keeps it."""
+    with opened(url, app) as store:
+        stats, workers = store.stats(), store.workers()
+        where = store.url
+    found = needs(stats, workers)
+    living = sum(info.alive for info in workers)
+    if as_json:
+        answer(
+            {
+                "queues": [shapes.queue(need) for need in found],
+                "running": stats.running,
+                "workers": living,
+                "counted_to": stats.counted_to,
+            }
+        )
+        return
+    if found:
+        columns = ["QUEUE", "TASK", "READY", "LATER", "WAITS FOR", ""]
+        now = time.time()
+        table(
+            columns,
+            [_need(need, stats.counted_to, now) for need in found],
+            whole=["READY", "LATER", "WAITS FOR"],
+        )
+    else:
+        note(f"Nothing waits in {where}.")
+    note(f"{several(stats.running, 'job')} running, {several(living, 'worker')} alive")
+    if any(need.problem for need in found):
+        note("What no worker takes stays until one does; start one with `nightcrew worker module:app`.")
+
+
+def _need(need: Need, counted_to: int, now: float) -> list[Cell]:
+    stats = need.stats
+    oldest = "" if stats.oldest_ready_at is None else span(now - stats.oldest_ready_at)
+    problem = (need.problem or "", "yellow")
+    return [
+        stats.queue,
+        stats.task,
+        _count(stats.ready, counted_to),
+        _count(stats.later, counted_to),
+        oldest,
+        problem,
+    ]
+
+
+def _count(count: int, counted_to: int) -> str:
+    return f"{count}+" if count >= counted_to else str(count)
+
+
+def show_workers(url: str | None, app: str | None, *, everyone: bool, as_json: bool) -> None:
+    """Print the workers that are alive, or all that were lately."""
+    with opened(url, app) as store:
+        found = [info for info in store.workers() if everyone or info.alive]
+        where = store.url
+    if as_json:
+        answer({"workers": [shapes.worker(info) for info in found]})
+        return
+    if not found:
+        note(f"No worker runs on {where}; start one with `nightcrew worker module:app`.")
+        return
+    columns = ["HOST", "PID", "STATE", "RUNNING", "QUEUES", "TASKS", "SEEN", "SINCE", "ID"]
+    now = time.time()
+    table(
+        columns,
+        [_worker(info, now) for info in found],
+        whole=["PID", "STATE", "RUNNING", "SEEN", "SINCE", "ID"],
+    )
+
+
+def _worker(info: WorkerInfo, now: float) -> list[Cell]:
+    status = info.status
+    state: Cell = status.state if info.alive else ("dead", "red")
+    return [
+        status.host,
+        str(status.pid),
+        state,
+        f"{status.running}/{status.concurrency}",
+        ", ".join(status.queues),
+        str(len(status.tasks)),
+        f"{span(now - info.seen_at)} ago",
+        span(now - info.started_at),
+        status.id,
+    ]
+
+
+def bring_up_to_date(url: str | None, app: str | None, *, as_json: bool) -> None:
+    """Make the store, or take the steps that this version needs, and say which."""
+    where = chosen_app(url, app).url
+    new = missing_file(where) is not None
+    steps = asyncio.run(_migrate(where))
+    if as_json:
+        answer({"url": where, "created": new, "steps": steps})
+        return
+    done = "made" if new else "brought up to date" if steps else "up to date already"
+    click.echo(f"{where}: {done}")
+    for step in steps:
+        click.echo(f"  {step}")
+
+
+async def _migrate(url: str) -> list[str]:
+    engine = connect(url)
+    try:
+        return await engine.migrate()
+    finally:
+        await engine.close()

@@ -1,0 +1,183 @@
+"""The `nightcrew` command: what there is to call, and how to learn it."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nightcrew.cli.failing import MEANINGS, told
+from nightcrew.cli.jobs import jobs
+from nightcrew.cli.options import Group, global_options, json_option, store_options
+
+_EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in MEANINGS.items())
+
+
+class Root(Group):
+    """The outermost command: whatever is raised below it ends in words and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if os.environ.get("NO_COLOR"):
+            ctx.color = False
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A name that the terminal's encoding lacks must not end the listing.
+            sys.stdout.reconfigure(errors="backslashreplace")
+        with told(ctx):
+            return super().invoke(ctx)
+
+
+def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if not value:
+        return
+    import platform
+    from importlib.metadata import version
+
+    click.echo(f"nightcrew {version('nightcrew')}, Python {platform.python_version()}")
+    ctx.exit()
+
+
+@click.group(
+    cls=Root,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_version,
+    help="Show the version and exit.",
+)
+@global_options
+def main(url: str | None, app: str | None) -> None:
+    """Background jobs that are not lost.
+
+    A task is a function that your code declares; a job is one durable request to run it. Jobs are kept in
+    a store, by default the file nightcrew.db in the current folder, and workers run them.
+
+    \b
+    Try it:                 nightcrew demo
+    Run the jobs of an app: nightcrew worker shop.main:app
+    Ask for a job:          nightcrew jobs enqueue shop.tasks.resize width=300 --app shop.main:app
+    Look at jobs:           nightcrew jobs list
+    See what waits:         nightcrew queues
+    """
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Port to listen on; 0 is any free one. Without it, 8000 or the next free one.",
+)
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".data"),
+    show_default=True,
+    help="Folder for jobs, files and secrets; made if it is not there.",
+)
+@click.option("--open/--no-open", "open_browser", help="Open the page in a browser.")
+@click.option("--worker/--no-worker", default=True, help="Run the jobs in this process too (the default).")
+@click.option("--worker-only", is_flag=True, help="Run nothing but the jobs: no web server.")
+@click.option(
+    "--poll", type=float, default=2.0, show_default=True, help="Seconds between looks of the progress page."
+)
+@click.option(
+    "--max-upload",
+    type=click.IntRange(1),
+    default=256_000_000,
+    show_default=True,
+    help="Bytes of the largest file accepted.",
+)
+@click.option(
+    "--allow-remote",
+    is_flag=True,
+    help="Let other machines in. There is no encryption: only behind a proxy that adds TLS.",
+)
+def demo(**settings: Any) -> None:
+    """Run the sample: upload slides, download a PDF.
+
+    Starts a web server on this machine and a worker in the same process, prints the address to open, and
+    runs until Ctrl-C. Presentations need LibreOffice; images become thumbnails without it.
+
+    \b
+    Examples:
+      nightcrew demo --open
+      nightcrew demo --port 9000 --data /var/lib/demo
+      nightcrew demo --no-worker          and, in another terminal:
+      nightcrew demo --worker-only
+    """
+    from nightcrew.cli.running import run_sample
+
+    run_sample(settings)
+
+
+main.add_command(jobs)
+
+
+@main.command()
+@store_options
+@json_option
+def queues(url: str | None, app: str | None, as_json: bool) -> None:
+    """Show what waits, the longest waiting first.
+
+    One line per queue and task: how many jobs are ready, how many are due later, how long the oldest ready
+    one has waited, and what keeps them: that no worker runs, that none knows the task, or that none
+    takes the queue. Such jobs are not lost; they run as soon as a worker can.
+
+    \b
+    Examples:
+      nightcrew queues
+      nightcrew queues --json | jq '.queues[] | select(.problem)'
+    """
+    from nightcrew.cli.looking import show_queues
+
+    show_queues(url, app, as_json=as_json)
+
+
+@main.command()
+@click.option("--all", "everyone", is_flag=True, help="Show also workers that died lately.")
+@store_options
+@json_option
+def workers(everyone: bool, url: str | None, app: str | None, as_json: bool) -> None:
+    """Show the living workers.
+
+    One line per worker process: where it runs, which queues it takes, how many jobs it runs of
+    how many it could, and when it last gave a sign of life. One that gives none for its lease (15 seconds)
+    is taken for dead, and its jobs are given to others.
+
+    \b
+    Examples:
+      nightcrew workers
+      nightcrew workers --all --json
+    """
+    from nightcrew.cli.looking import show_workers
+
+    show_workers(url, app, everyone=everyone, as_json=as_json)
+
+
+@main.command()
+@store_options
+@json_option
+def migrate(url: str | None, app: str | None, as_json: bool) -> None:
+    """Bring the store up to date.
+
+    Makes the store where there is none, and takes every step that this version needs. It is safe to call
+    at any time, and twice; workers and clients do the same when they open the store, so call it
+    when you want that to happen before they start.
+
+    \b
+    Examples:
+      nightcrew migrate
+      nightcrew migrate --url sqlite:////var/lib/shop/jobs.db
+    """
+    from nightcrew.cli.looking import bring_up_to_date
+
+    bring_up_to_date(url, app, as_json=as_json)

@@ -1,0 +1,109 @@
+"""Options that several commands share, and what every command has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from nightcrew.cli.failing import want_debug
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+STATES = ("waiting", "ready", "running", "succeeded", "failed", "cancelled")
+"""Those of `nightcrew.job.JobState`, which help must not load."""
+
+
+def _debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        want_debug(ctx)
+
+
+def _else_global(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """What the command was given, else what stands before it: ``nightcrew --url … jobs list``."""
+    if value is not None or ctx.parent is None:
+        return value
+    found = ctx.find_root().params.get(option.name or "")
+    return found if isinstance(found, str) else None
+
+
+class Command(click.Command):
+    """A command that can show tracebacks."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(
+            click.Option(
+                ["--debug"],
+                is_flag=True,
+                expose_value=False,
+                callback=_debug,
+                is_eager=True,
+                help="Show a traceback when something fails.",
+            )
+        )
+
+
+class Group(click.Group):
+    """A group that lists its commands as declared: in the order in which one needs them."""
+
+    command_class = Command
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click calls it so
+        return list(self.commands)
+
+
+def store_options(function: F) -> F:
+    """Give a command `--url` and `--app`."""
+    return _url(_app("Take the store of this app.")(function))
+
+
+def app_options(function: F) -> F:
+    """As `store_options`, for a command that needs the code of the tasks."""
+    return _url(_app("Where the tasks are declared; else NIGHTCREW_APP.")(function))
+
+
+def global_options(function: F) -> F:
+    """`--url`, `--app` and `--debug` before the command."""
+    debug = click.option(
+        "--debug",
+        is_flag=True,
+        expose_value=False,
+        callback=_debug,
+        is_eager=True,
+        help="Show a traceback when something fails.",
+    )
+    return _url(_app("Where the tasks are declared; else NIGHTCREW_APP.")(debug(function)))
+
+
+def _url(function: F) -> F:
+    return click.option(
+        "--url",
+        metavar="URL",
+        callback=_else_global,
+        help="Where the jobs are; else NIGHTCREW_URL, else sqlite:///nightcrew.db.",
+    )(function)
+
+
+def _app(text: str) -> Callable[[F], F]:
+    return click.option("--app", metavar="MODULE:APP", callback=_else_global, help=text)
+
+
+def json_option(function: F) -> F:
+    """Give a command `--json`."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON value, and nothing else, on standard output."
+    )(function)
+
+
+def filter_options(function: F) -> F:
+    """Give a command the filters of a search."""
+    for option in (
+        click.option("--tag", metavar="TAG", help="Only jobs with this tag."),
+        click.option("--queue", metavar="QUEUE", help="Only jobs on this queue."),
+        click.option("--task", metavar="TASK", help="Only jobs of this task."),
+        click.option("--state", type=click.Choice(STATES), help="Only jobs in this state."),
+    ):
+        function = option(function)
+    return function

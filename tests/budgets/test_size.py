@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Iterator
 
 import nightcrew
@@ -48,24 +49,29 @@ def test_a_function_fits_on_a_screen() -> None:
     assert not too_long, "\n".join(too_long)
 
 
-def test_every_module_and_public_function_says_what_it_is_for() -> None:
-    silent = []
-    for name, text in modules():
-        tree = ast.parse(text)
-        if text.strip() and not ast.get_docstring(tree):
-            silent.append(name)
-        for node in tree.body:
-            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                continue
-            if not node.name.startswith("_") and not ast.get_docstring(node) and not overload(node):
-                silent.append(f"{name}:{node.lineno} {node.name}")
+def test_every_module_says_what_it_is_for() -> None:
+    silent = [name for name, text in modules() if text.strip() and not ast.get_docstring(ast.parse(text))]
     assert not silent, "\n".join(silent)
 
 
-def overload(node: ast.stmt) -> bool:
-    """Tell whether a definition only gives one more signature of a function."""
-    decorators = node.decorator_list if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else []
-    return any(isinstance(item, ast.Name) and item.id == "overload" for item in decorators)
+def test_every_public_name_and_method_says_what_it_does() -> None:
+    silent = []
+    for name in nightcrew.__all__:
+        value = getattr(nightcrew, name)
+        if not (inspect.isclass(value) or inspect.isfunction(value)) or not ours(value):
+            continue
+        if not value.__doc__:
+            silent.append(name)
+        for method, member in vars(value).items():
+            known = isinstance(member, property) or inspect.isfunction(member)
+            if known and not method.startswith("_") and not member.__doc__:
+                silent.append(f"{name}.{method}")
+    assert not silent, "\n".join(silent)
+
+
+def ours(value: object) -> bool:
+    """Tell whether something was made in this package."""
+    return str(getattr(value, "__module__", "")).startswith("nightcrew")
 
 
 def test_the_public_face_stays_small() -> None:

@@ -7,6 +7,7 @@ past its deadline, this thread is the one that still can say so.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -41,44 +42,57 @@ class Heartbeat:
         self._every = every
         self._directives = directives
         self._overdue = overdue
-        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run, name="nightcrew-heartbeat", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; within a tick."""
-        self._stopping.set()
+        """End the thread."""
+        with self._lock:
+            self._stopping = True
+            if self._loop is not None and self._task is not None:
+                self._loop.call_soon_threadsafe(self._task.cancel)
         self._thread.join()
 
     def _run(self) -> None:
-        asyncio.run(self._beat())
+        with contextlib.suppress(asyncio.CancelledError):
+            asyncio.run(self._beat())
 
     async def _beat(self) -> None:
+        with self._lock:
+            if self._stopping:
+                return
+            self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         engine = connect(self._url)
-        while not self._stopping.is_set():
-            try:
-                await engine.open()
-                await self._listen(engine)
-            except EngineError:
-                logger.warning("the heartbeat could not reach the store; trying again", exc_info=True)
+        try:
+            while True:
+                try:
+                    await engine.open()
+                    await self._listen(engine)
+                except EngineError:
+                    logger.warning("the heartbeat could not reach the store; trying again", exc_info=True)
+                except Exception:
+                    logger.exception("the heartbeat failed; trying again")
                 await asyncio.sleep(TICK)
-            except Exception:
-                logger.exception("the heartbeat failed; trying again")
-                await asyncio.sleep(TICK)
-        await engine.close()
+        finally:
+            with self._lock:
+                self._task = None
+            await engine.close()
 
     async def _listen(self, engine: Engine) -> None:
         renew_at = time.monotonic() + self._every
         async with engine.wakeups([Topic.CONTROL]) as hints:
-            while not self._stopping.is_set():
+            while True:
                 asked = await hints.wait(TICK)
                 self._journal.beat(time.monotonic())
                 overdue = self._overdue()
                 if overdue:
                     await engine.finish(overdue)
                 if asked or time.monotonic() >= renew_at:
-                    # By the monotonic clock: at the next time, however long this took.
                     renew_at = time.monotonic() + self._every
                     self._directives(await engine.renew(self._status()))

@@ -17,7 +17,7 @@ from tests.parts import ROOT
 def documentation() -> str:
     """Return all that is written for users: the README and the pages, not the records of decisions."""
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
-    return "\n".join(page.read_text() for page in pages if "decisions" not in page.parts)
+    return "\n".join(page.read_text() for page in pages if page.exists() and "decisions" not in page.parts)
 
 
 DOCUMENTATION = documentation()

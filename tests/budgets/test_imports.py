@@ -28,7 +28,7 @@ def loaded_after(code: str) -> set[str]:
     ended = subprocess.run(
         [sys.executable, "-c", f"{code}\n{SHOW_MODULES}"], capture_output=True, text=True, check=True
     )
-    return set(json.loads(ended.stdout))
+    return set(json.loads(ended.stdout.splitlines()[-1]))
 
 
 @pytest.mark.parametrize(

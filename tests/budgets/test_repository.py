@@ -28,7 +28,7 @@ ADDRESSES = re.compile(
 )
 """Hosts of package registries: which one is used is the business of whoever installs."""
 
-MACHINE_PATHS = re.compile(r"(?<![\w.*)}/-])/(?:root|work|home/\w+|Users/\w+|tmp/\w+)/\w")
+MACHINE_PATHS = re.compile(r"(?<![\w.*)}/-])/(?:root|work|home/\w+|Users/\w+)/\w")
 """Absolute paths that exist on one machine only."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import subprocess
@@ -27,22 +28,27 @@ MAX_UPLOAD = 5_000_000
 
 
 class Demo:
-    """`run_demo` in a process of its own; a context manager that ends it."""
+    """`nightcrew demo` in a process of its own; a context manager that ends it."""
 
-    def __init__(self, data: Path, **options: Any) -> None:
+    def __init__(self, data: Path, *options: str, port: int = 0, env: dict[str, str] | None = None) -> None:
         self.data = data
-        options = {"port": 0, "poll": 0.2, **options, "data": str(data)}
-        words = ", ".join(
-            f"{name}=Path({value!r})" if name == "data" else f"{name}={value!r}"
-            for name, value in options.items()
-        )
-        code = f"from pathlib import Path; from nightcrew.demo.server import run_demo; raise SystemExit(run_demo({words}))"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code],
+            [
+                sys.executable,
+                "-m",
+                "nightcrew",
+                "demo",
+                "--data",
+                str(data),
+                f"--port={port}",
+                "--poll=0.2",
+                *options,
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            env={**os.environ, **(env or {})},
         )
         self.output = ""
         self._reader = threading.Thread(target=self._read, daemon=True)

@@ -204,7 +204,7 @@ async def test_a_restart_of_the_server_is_survived(browser_executable: str, tmp_
     """The job is done by the next server, and page and session go on as if nothing had been."""
     data = tmp_path / "data"
     async with browsing(browser_executable) as context:
-        with Demo(data, worker=False) as first:
+        with Demo(data, "--no-worker") as first:
             visit = Visit(await context.new_page(), first)
             await visit.sign_in()
             await visit.upload("photo.png", picture())
@@ -305,12 +305,13 @@ async def test_the_keyboard_is_enough(visit: Visit) -> None:
 
 
 async def test_what_is_too_large_is_told_before_it_is_sent(browser_executable: str, tmp_path: Path) -> None:
-    with Demo(tmp_path / "data", max_upload=1_000_000) as demo:
+    with Demo(tmp_path / "data", "--max-upload=1000000") as demo:
         async with browsing(browser_executable) as context:
             visit = Visit(await context.new_page(), demo)
             await visit.sign_in()
-            large = {"name": "a.png", "mimeType": "image/png", "buffer": bytes(2_000_000)}
-            await visit.page.set_input_files("#Upload", large)
+            await visit.page.set_input_files(
+                "#Upload", {"name": "a.png", "mimeType": "image/png", "buffer": bytes(2_000_000)}
+            )
             await expect(visit.page.locator("#chosen")).to_contain_text("2.0 MB; at most 1.0 MB")
             assert not await visit.page.evaluate("document.querySelector('form').reportValidity()")
             # And when a browser sends it all the same, its answer arrives.

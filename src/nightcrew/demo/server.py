@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import webbrowser
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,8 @@ async def _serve(
     server = _Server(
         uvicorn.Config(
             gate,
+            http="h11",
+            ws="none",
             lifespan="off",
             log_config=None,
             # The one-time link must not be in any log.
@@ -123,14 +125,15 @@ async def _serve(
             timeout_graceful_shutdown=5,
         )
     )
-    async with app, _signals() as stop, _working(app) if worker else contextlib.nullcontext() as working:
-        serving = asyncio.create_task(server.serve([listener]))
-        _announce(listener, gate, keys, worker=worker, open_browser=open_browser)
-        await _any(serving, working, asyncio.create_task(stop.wait()))
-        click.echo("Exiting...")
-        # First no new uploads, then (leaving the block) the jobs in hand.
-        server.should_exit = True
-        await serving
+    with _signals() as stop:
+        async with app, _working(app, stop) if worker else contextlib.nullcontext() as working:
+            serving = asyncio.create_task(server.serve([listener]))
+            _announce(listener, gate, keys, worker=worker, open_browser=open_browser)
+            await _any(serving, working, asyncio.create_task(stop.asked()))
+            click.echo("Exiting...")
+            # First no new uploads, then (leaving the block) the jobs in hand.
+            server.should_exit = True
+            await serving
     return 0
 
 
@@ -140,16 +143,17 @@ async def _any(*tasks: asyncio.Task[Any] | None) -> None:
 
 
 async def _work(app: Nightcrew) -> int:
-    async with app, _signals() as stop, _working(app) as working:
-        click.echo("Worker was started\nPress Ctrl+C for exit")
-        await _any(working, asyncio.create_task(stop.wait()))
-        click.echo("Exiting...")
+    with _signals() as stop:
+        async with app, _working(app, stop) as working:
+            click.echo("Worker was started\nPress Ctrl+C for exit")
+            await _any(working, asyncio.create_task(stop.asked()))
+            click.echo("Exiting...")
     return 0
 
 
 @asynccontextmanager
-async def _working(app: Nightcrew) -> AsyncIterator[asyncio.Task[None]]:
-    """A worker on this loop; leaving the block lets its jobs finish, or gives them back.
+async def _working(app: Nightcrew, stop: _Stop) -> AsyncIterator[asyncio.Task[None]]:
+    """A worker on this loop; leaving the block lets its jobs finish. Asked to stop again, it gives them back.
 
     Raises what the worker raised, should it have ended by itself.
     """
@@ -157,6 +161,7 @@ async def _working(app: Nightcrew) -> AsyncIterator[asyncio.Task[None]]:
     worker = Worker(app, concurrency=max(2, os.cpu_count() or 1), threads=4)
     running = asyncio.create_task(worker.run())
     log.info("Worker service was started")
+    stop.then(worker.stop)
     try:
         yield running
     finally:
@@ -172,19 +177,38 @@ class _Server(uvicorn.Server):
         yield
 
 
-@asynccontextmanager
-async def _signals() -> AsyncIterator[asyncio.Event]:
-    """An event that Ctrl-C or SIGTERM sets; the second one ends the process as usual."""
-    stop = asyncio.Event()
+class _Stop:
+    """How often we were asked to stop: each time, less is waited for."""
+
+    def __init__(self) -> None:
+        self._asked = 0
+        self._listener: Callable[[], None] | None = None
+        self._event = asyncio.Event()
+
+    def ask(self) -> None:
+        """Ask once more; Ctrl-C and SIGTERM do."""
+        self._asked += 1
+        self._event.set()
+        if self._asked > 1 and self._listener is not None:
+            self._listener()
+
+    async def asked(self) -> None:
+        """Wait until asked for the first time."""
+        await self._event.wait()
+
+    def then(self, listener: Callable[[], None]) -> None:
+        """Call `listener` from the second time on."""
+        self._listener = listener
+
+
+@contextmanager
+def _signals() -> Iterator[_Stop]:
+    """Turn Ctrl-C and SIGTERM into wishes to stop."""
+    stop = _Stop()
     loop = asyncio.get_running_loop()
-
-    def ask(number: int) -> None:
-        stop.set()
-        loop.remove_signal_handler(number)
-
     numbers = (signal.SIGINT, signal.SIGTERM)
     for number in numbers:
-        loop.add_signal_handler(number, ask, number)
+        loop.add_signal_handler(number, stop.ask)
     try:
         yield stop
     finally:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import click
@@ -86,6 +89,7 @@ def test_every_environment_variable_is_documented() -> None:
     read = {
         name
         for path in (ROOT / "src").rglob("*.py")
+        if "testing" not in path.parts
         for name in re.findall(r"[\"'](NIGHTCREW_[A-Z_]+)[\"']", path.read_text())
     }
     missing = sorted(name for name in read if not written(name))
@@ -100,3 +104,16 @@ def test_every_relative_link_leads_somewhere() -> None:
         if "://" not in target and not (page.parent / target).exists()
     ]
     assert not broken, "\n".join(broken)
+
+
+def test_the_reference_says_what_the_code_says() -> None:
+    written_now = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "write_reference.py"), "--print"],
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONUTF8": "1"},
+        check=True,
+    ).stdout
+    assert (ROOT / "docs" / "reference.md").read_text(encoding="utf-8") == written_now, (
+        "write it anew: ./run docs"
+    )

@@ -40,7 +40,7 @@ def footprints() -> Iterator[Footprints]:
         yield watch
     finally:
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]  # its stub forgets None
+        threading.setprofile(None)
 
 
 async def test_the_way_of_one_job_passes_at_most_nine_files(database_url: str) -> None:

@@ -333,6 +333,25 @@ def test_c5_a_late_finish_that_was_accepted() -> None:
     assert "C5" in play.verdict().rules
 
 
+def test_c5_a_finish_that_was_asked_before_the_rescue_and_accepted_after_it() -> None:
+    """Their order in time is unknown, but what was settled would not have been taken over."""
+    play = Play()
+    play.enqueue()
+    play.renew("w1")
+    play.claim(1)
+    play.body(1)
+    play.op += 1
+    slow = play.op
+    fields = Fields(job=JOB, fence=1, state="succeeded", outcome="succeeded", attempts=1, digest=digest(b"1"))
+    play.write("finish", "invoke", fields, "w1")
+    play.rescue(2, old=1, dead=True)
+    play.finish(2, Outcome.LOST, state=JobState.READY, attempts=0, losses=1, worker="w2")
+    play.op = slow
+    play.write("finish", "ok", Fields(job=JOB, fence=1, value="applied"), "w1")
+    play.holds(attempts=1)
+    assert "C5" in play.verdict().rules
+
+
 def test_c5_a_late_report_that_was_accepted() -> None:
     play = rescued()
     play.did("report", Fields(job=JOB, fence=1), Fields(job=JOB, fence=1, value="applied"))

@@ -1,4 +1,4 @@
-"""An engine that kills its own process before or after its n-th call of one method.
+"""An engine that kills its own process before or after its n-th call of one method, or puts it to sleep there.
 
 All state passes through the engine, so these are all the points at which a crash can leave something half
 done, seen from outside the store. Tests wrap the engine; nothing in the product knows of this.
@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Literal, Self, TypeVar, cast
+from typing import Literal, Self, TypeVar, cast, get_args
 
 from nightcrew.engine import (
     Changed,
@@ -59,7 +59,8 @@ METHODS = (
 )
 """Every method of an engine that is awaited."""
 
-When = Literal["before", "after"]
+When = Literal["before", "after", "asleep"]
+"""Killed before or after the call; or put to sleep (SIGSTOP) before it, to make it whenever it is woken."""
 
 
 def kill_this_process() -> None:
@@ -72,7 +73,7 @@ class CrashPoint:
     """Before or after the n-th call of a method in this process, counted over all its engines."""
 
     def __init__(self, method: str, when: When, number: int = 1) -> None:
-        if method not in METHODS or when not in ("before", "after") or number < 1:
+        if method not in METHODS or when not in get_args(When) or number < 1:
             raise ConfigurationError(
                 f"expected a crash point such as `finish:after:2`, got {method}:{when}:{number}; "
                 f"methods are {', '.join(METHODS)}"
@@ -88,7 +89,7 @@ class CrashPoint:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``method:before|after:n``."""
+        """Read ``method:before:n``, or `after`, or `asleep`."""
         method, _, rest = text.partition(":")
         when, _, number = rest.partition(":")
         return cls(method, cast(When, when), int(number) if number.isdecimal() else 0)
@@ -122,8 +123,10 @@ class CrashingEngine:
         now = self.point.counts(method)
         if now and self.point.when == "before":
             kill_this_process()
+        if now and self.point.when == "asleep":
+            os.kill(os.getpid(), signal.SIGSTOP)
         answer = await call
-        if now:
+        if now and self.point.when == "after":
             kill_this_process()
         return answer
 

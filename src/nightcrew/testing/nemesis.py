@@ -13,23 +13,23 @@ from pathlib import Path
 
 from nightcrew.testing.history import Fields, HistoryRecorder, Record, read_history
 
-WRITES = frozenset({"enqueue", "claim", "finish", "report", "sweep", "change"})
+WRITES = frozenset({"enqueue", "claim", "finish", "report", "change"})
 
 
 def in_flight(records: Sequence[Record]) -> bool:
     """Whether a process that wrote this history was in the middle of something when it ended.
 
-    Either it held a job that it had not settled, or a write had been asked for and not been answered.
+    Either it held a job that it had not settled, or a write had been asked for and not been answered. (A
+    sweep that was under way is none: most sweeps find nothing to do.)
     """
     held: set[tuple[str, int]] = set()
     asked: set[int] = set()
     for record in records:
-        if record.f not in WRITES:
-            continue
-        if record.type == "invoke":
-            asked.add(record.op)
-            continue
-        asked.discard(record.op)
+        if record.f in WRITES:
+            if record.type == "invoke":
+                asked.add(record.op)
+            else:
+                asked.discard(record.op)
         if record.type != "ok" or record.job is None:
             continue
         if record.f in {"claim", "sweep"}:

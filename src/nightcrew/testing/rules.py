@@ -134,8 +134,13 @@ def stale(case: Case) -> Iterator[Violation]:
     yield from _fences_grow(case)
     granted = {grant.fence for grant in story.grants}
     highest = story.grants[-1].fence if story.grants else 0
+    taken_over = {grant.said.old: grant for grant in story.grants if grant.rescued}
     for op in (*story.finishes, *story.reports):
-        if op.accepted and op.fence < highest:
+        if op.accepted and op.asked.f == "finish" and op.fence in taken_over:
+            # Whenever it took effect: what had been settled would not have been taken over.
+            text = f"a finish under fence {op.fence} was accepted, and a rescue took that grant over as well"
+            yield case.broken("C5", text, taken_over[op.fence], op)
+        elif op.accepted and op.fence < highest:
             newer = [g for g in story.grants if g.fence > op.fence and g.end < op.start][:1]
             if newer and not _repeats(story, op, newer[0]):
                 text = f"a {op.asked.f} under fence {op.fence} was accepted after a newer one was granted"

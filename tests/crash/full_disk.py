@@ -1,0 +1,107 @@
+"""What happens on a full disk, told as JSON: run in a mount namespace of its own, with a small disk in it.
+
+Usage: python -m tests.crash.full_disk FOLDER; exits with 77 where it may not mount.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import nightcrew.client
+import nightcrew.heartbeat
+from nightcrew.app import Nightcrew
+from nightcrew.engine import Engine
+from nightcrew.errors import StorageFull
+from nightcrew.ids import new_id
+from nightcrew.job import NewJob
+from nightcrew.testing.checker import check_directory, read_dump
+from nightcrew.testing.history import HistoryRecorder
+from nightcrew.worker import Worker
+from tests.crash.crew import Life, connector, declare
+from tests.waiting import await_until
+
+SIZE = "6m"
+FILLER = 1_500_000
+MAY_NOT = 77
+
+
+def a_job(job_id: str | None = None, **args: Any) -> NewJob:
+    return NewJob(id=job_id or new_id(), task="step", queue="default", args=msgspec.json.encode(args))
+
+
+async def fill(engine: Engine, size: int) -> tuple[list[str], list[str], str]:
+    """Enqueue until the disk is full; return the acknowledged ids, those refused, and what the error said."""
+    stored: list[str] = []
+    while True:
+        batch = [a_job(n=1, text="x" * size) for _ in range(3)]
+        ids = [job.id for job in batch]
+        try:
+            await engine.enqueue(batch)
+        except StorageFull as error:
+            return stored, ids, str(error)
+        stored += ids
+
+
+async def scenario(folder: Path, disk: Path) -> dict[str, Any]:
+    """Fill it, look, and free some space while a worker is at work."""
+    life = Life(inc="client", url=f"sqlite:///{disk / 'jobs.db'}", histories=str(folder / "histories"))
+    connected = connector(life)
+    for module in (nightcrew.client, nightcrew.heartbeat):
+        vars(module)["connect"] = connected
+    filler = disk / "filler"
+    filler.write_bytes(bytes(FILLER))
+
+    app = Nightcrew(life.url)
+    declare(app, HistoryRecorder(Path(life.histories), inc="ledger"))
+    async with app:
+        engine = app.engine
+        first = await engine.enqueue([a_job(n=number, seconds=0.2) for number in range(200)])
+        stored, refused, error = await fill(engine, 30_000)
+        more, _, _ = await fill(engine, 10)
+        seen: dict[str, Any] = {"stored": len(first) + len(stored) + len(more), "error": error}
+        seen["refused_there"] = [job is not None for job in await engine.get(refused)]
+        seen["stored_there"] = all(job is not None for job in await engine.get(stored))
+
+        worker = Worker(app, concurrency=20, threads=1, processes=1, journal=folder / "journal")
+        running = asyncio.create_task(worker.run())
+        history = folder / "histories" / "client.jsonl"
+        # It finds the disk full in turn, and keeps what it could not store.
+        await await_until(lambda: running.done() or history.read_bytes().count(b"StorageFull") > 4)
+        seen["worker_lives"] = not running.done()
+        filler.unlink()
+        answers = await engine.enqueue([a_job(job_id, n=2) for job_id in refused])
+        seen["repeated"] = [str(answer) for answer in answers]
+
+        async def drained() -> bool:
+            stats = await engine.stats()
+            return not stats.running and not any(queue.ready or queue.later for queue in stats.queues)
+
+        await await_until(drained, 60)
+        worker.stop()
+        await running
+        verdict = check_directory(folder / "histories", await read_dump(engine), at_least={"bodies": 200})
+    seen["standing"], seen["verdict"] = str(verdict.standing), str(verdict)
+    return seen
+
+
+def main(folder: Path) -> int:
+    """Mount the small disk (the namespace takes it down again), and tell what was seen."""
+    disk = folder / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False).returncode:
+        return MAY_NOT
+    logging.disable(logging.ERROR)
+    sys.stdout.buffer.write(msgspec.json.encode(asyncio.run(scenario(folder, disk))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

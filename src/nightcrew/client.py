@@ -27,6 +27,8 @@ POLL = 0.5
 """Seconds between looks at awaited jobs when no hint comes."""
 SETTLE = 0.002
 """Seconds between looks at awaited jobs when hints come thick."""
+LINGER = 2.0
+"""Seconds to keep listening after the last awaited job, as the next is often not far."""
 
 
 class AppClient:
@@ -92,7 +94,7 @@ class AppClient:
         self._closed = True
         awaited, self._awaited = self._awaited, None
         if awaited is not None:
-            awaited.stop()
+            await awaited.stop()
         engine, self._engine = self._engine, None
         if engine is not None and self._pid == os.getpid():
             await engine.close()
@@ -228,22 +230,22 @@ class Awaited:
         self._engine = engine
         self._waiting: dict[str, list[asyncio.Future[JobRecord]]] = {}
         self._watch: asyncio.Task[None] | None = None
+        self._listening = False
 
     async def wait(self, job_id: str, timeout: float | None) -> JobRecord:
         """The job once it is final. Raises `ResultNotReady` after `timeout` seconds, `JobNotFound`."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[JobRecord] = loop.create_future()
         self._waiting.setdefault(job_id, []).append(future)
-        if self._watch is None or self._watch.done():
-            self._watch = loop.create_task(self._run())
         try:
+            if self._watch is None or self._watch.done():
+                self._watch = loop.create_task(self._run())  # which looks first
+            elif self._listening:
+                # It may have finished before we came; what happens from here on is heard.
+                await self._look([job_id])
             return await asyncio.wait_for(future, timeout)
         except TimeoutError:
-            if future.done() and not future.cancelled():
-                return future.result()
-            [record] = await self._engine.get((job_id,))
-            if record is None:
-                raise JobNotFound(job_id) from None
+            record = await self._last_look(job_id)
             if record.state in FINAL:
                 return record
             raise ResultNotReady(
@@ -253,11 +255,19 @@ class Awaited:
         finally:
             self._forget(job_id, future)
 
-    def stop(self) -> None:
-        """Give up watching; those who wait are told that the app was closed."""
-        if self._watch is not None and not self._watch.done():
-            self._watch.cancel()
+    async def stop(self) -> None:
+        """Stop watching; those who wait are told that the app was closed."""
+        watch, self._watch = self._watch, None
         self._fail(EngineClosed("the app was closed while a job was awaited; keep it open until then"))
+        if watch is not None and watch.get_loop() is asyncio.get_running_loop():
+            watch.cancel()
+            await asyncio.wait((watch,))
+
+    async def _last_look(self, job_id: str) -> JobRecord:
+        [record] = await self._engine.get((job_id,))
+        if record is None:
+            raise JobNotFound(job_id) from None
+        return record
 
     def _forget(self, job_id: str, future: asyncio.Future[JobRecord]) -> None:
         futures = self._waiting.get(job_id)
@@ -273,20 +283,27 @@ class Awaited:
                     future.set_exception(error)
 
     async def _run(self) -> None:
+        """Look at all that are awaited, at once and then at every hint, until nobody has waited for a while."""
+        wanted = time.monotonic()
+        cost = 0.0
         try:
             async with self._engine.wakeups((Topic.DONE,)) as hints:
-                while self._waiting:
+                self._listening = True
+                while self._waiting or time.monotonic() - wanted < LINGER:
                     began = time.monotonic()
-                    await self._look()
-                    # With many hints, spend at most half of the time looking.
-                    await asyncio.sleep(max(SETTLE, time.monotonic() - began) if self._waiting else 0)
                     if self._waiting:
-                        await hints.wait(POLL)
+                        await self._look(list(self._waiting))
+                        wanted = time.monotonic()
+                        cost = wanted - began
+                    await hints.wait(POLL)
+                    # Where hints come thick, spend at most half of the time looking.
+                    await asyncio.sleep(max(0.0, wanted + max(SETTLE, cost) - time.monotonic()))
         except Exception as error:
             self._fail(error)
+        finally:
+            self._listening = False
 
-    async def _look(self) -> None:
-        ids = list(self._waiting)
+    async def _look(self, ids: list[str]) -> None:
         for start in range(0, len(ids), 1_000):
             chunk = ids[start : start + 1_000]
             for job_id, record in zip(chunk, await self._engine.get(chunk), strict=True):

@@ -113,6 +113,7 @@ class Portal:
             try:
                 loop.run_forever()
             finally:
+                loop.run_until_complete(_end_tasks(asyncio.all_tasks(loop)))
                 loop.run_until_complete(loop.shutdown_asyncgens())
                 loop.close()
 
@@ -122,6 +123,12 @@ class Portal:
         thread.start()
         started.wait()
         return loop, thread
+
+
+async def _end_tasks(tasks: set[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -85,6 +85,7 @@ def _nodes(node: Any, seen: set[Any]) -> Iterator[Any]:
 
 
 def type_name(kind: Any) -> str:
+    """What a type is called in an error."""
     if isinstance(kind, type) and not get_args(kind):
         return (
             kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
@@ -96,12 +97,15 @@ def type_name(kind: Any) -> str:
 
 
 class Problem(Struct, frozen=True):
+    """What the way through JSON would change."""
+
     text: str
     lossy: bool
     """Something is lost whatever the annotation says."""
 
 
 def equal(left: Any, right: Any) -> bool:
+    """Whether two values are the same, as far as they can tell."""
     try:
         return bool(left == right)
     except Exception:  # the __eq__ of a user's class: then look closer

@@ -450,7 +450,9 @@ def is_async(function: Callable[..., Any]) -> bool:
 
 
 def _patience(timeout: Duration | None) -> float | None:
-    return None if timeout is None else seconds(timeout, "`timeout`")
+    if timeout is None or (isinstance(timeout, float) and 0 <= timeout < 1e9):
+        return timeout
+    return seconds(timeout, "`timeout`")
 
 
 def _just_enqueued(new: NewJob) -> JobRecord:

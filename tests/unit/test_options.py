@@ -107,7 +107,7 @@ def test_retry_is_a_rule_a_number_or_none() -> None:
         lambda: Retry(jitter=2),
         lambda: Retry(delay="soon"),
         lambda: Retry(on=OSError()),  # type: ignore[arg-type]
-        lambda: Retry(on=(OSError, str)),
+        lambda: Retry(on=(OSError, str)),  # type: ignore[arg-type]
     ],
 )
 def test_a_retry_that_cannot_be_is_refused_where_it_is_written(make: Callable[[], Retry]) -> None:

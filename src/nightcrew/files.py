@@ -9,7 +9,6 @@ import io
 import mimetypes
 import os
 import re
-import tempfile
 import unicodedata
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import aclosing
@@ -19,7 +18,7 @@ from typing import Any, BinaryIO, ParamSpec, Protocol, TypeVar
 import msgspec
 
 from nightcrew.blob import Blob, BlobStore
-from nightcrew.errors import ArgumentsError, BlobNotFound, ConfigurationError
+from nightcrew.errors import ArgumentsError, BlobNotFound, ConfigurationError, LimitExceeded
 from nightcrew.ids import new_id
 from nightcrew.threads import Threads
 
@@ -178,9 +177,9 @@ class Files:
     async def _save(self, blob: Blob, path: Path) -> Path:
         run = self._threads.run
         target = await run(os.path.abspath, path)
-        descriptor, temporary = await run(
-            tempfile.mkstemp, prefix=".nightcrew-", suffix=".part", dir=os.path.dirname(target)
-        )
+        temporary = os.path.join(os.path.dirname(target), f".{new_id()}.part")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = await run(os.open, temporary, flags, 0o666)  # less what the umask takes
         try:
             with os.fdopen(descriptor, "wb") as file:
                 size = 0
@@ -245,13 +244,23 @@ def is_spilled(data: bytes) -> bool:
     return data.startswith(SPILLED)
 
 
+MAX_SPILLED = 64 * 1024 * 1024
+"""Bytes of JSON that a job's arguments or result may have; they are held in memory, unlike a Blob."""
+
+
 async def spill(store: BlobStore, data: bytes, limit: int) -> tuple[bytes, tuple[str, ...]]:
     """Move JSON of more than `limit` bytes to the blob store.
 
-    Returns what to keep in its place, and the ids of the blobs that must live as long.
+    Returns what to keep in its place, and the ids of the blobs that must live as long. Raises
+    `LimitExceeded` past 64 MiB.
     """
     if len(data) <= limit:
         return data, ()
+    if len(data) > MAX_SPILLED:
+        raise LimitExceeded(
+            f"arguments and results may have {MAX_SPILLED:,} bytes as JSON, got {len(data):,}; "
+            "pass large content as a file: app.blobs.put(...)"
+        )
     blob_id = new_id()
     size, sha256 = await store.write(blob_id, _pieces(data))
     blob = Blob(id=blob_id, name="data.json", size=size, sha256=sha256, content_type="application/json")

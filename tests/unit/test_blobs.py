@@ -366,6 +366,15 @@ async def test_large_json_goes_to_the_store_and_comes_back(store: FileBlobStore)
     assert await unspill(store, data) == data
 
 
+async def test_json_that_would_fill_the_memory_is_refused(
+    store: FileBlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nightcrew.files.MAX_SPILLED", 100)
+    with pytest.raises(LimitExceeded, match=r"app\.blobs\.put"):
+        await spill(store, b"x" * 101, 10)
+    assert everything(store.folder) == []
+
+
 async def test_arguments_shaped_like_an_address_are_not_taken_for_one(store: FileBlobStore) -> None:
     data = b'{"value":{"$blob":{"id":"01a200c5-7dc8-7000-bd24-009034a674f2"}}}'
     assert not is_spilled(data)

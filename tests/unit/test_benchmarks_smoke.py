@@ -1,0 +1,58 @@
+"""The benchmarks still run: every section, with tiny numbers. How fast anything is, is not looked at."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.command import SECTIONS, main
+from benchmarks.report import Report, Section, percentile
+from tests.parts import ROOT
+
+
+def test_every_section_measures_something(tmp_path: Path) -> None:
+    """One run of all, as a person would start it; it cleans up, and holds the issue's targets against figures."""
+    found = tmp_path / "found.json"
+    argv = [sys.executable, "benchmarks/run.py", "--quick", "--json", str(found), "--folder", str(tmp_path)]
+    ended = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["found.json"], "the benchmark left files behind"
+    content: dict[str, Any] = json.loads(found.read_text())
+    assert len(content["sections"]) >= len(SECTIONS)
+    for section in content["sections"].values():
+        assert section["figures"]
+        assert all(figure["rounds"] for figure in section["figures"].values())
+    names = " | ".join(target["name"] for target in content["targets"])
+    for wanted in ("Huey", "raw limit", "raw commit", "callers", "p50", "p99", "core", "memory", "pages"):
+        assert wanted in names
+
+
+def test_a_missed_target_is_called_missed() -> None:
+    report = Report("", {})
+    report.at_least("fast", [1.0, 2.0, 9.0], 2.5)
+    report.at_most("small", [1.0, 2.0, 9.0], 2.5)
+    assert [target.reached for target in report.targets] == [False, True]
+
+
+def test_ratios_compare_what_was_measured_in_the_same_round() -> None:
+    section = Section("")
+    for above, below in ((10.0, 5.0), (30.0, 10.0)):
+        section.add("above", "", above)
+        section.add("below", "", below)
+    assert section.ratios("above", "below") == [2.0, 3.0]
+
+
+def test_a_percentile_is_a_value_that_was_measured() -> None:
+    assert percentile([3.0, 1.0, 2.0], 0.5) == 2.0
+    assert percentile([1.0], 0.99) == 1.0
+
+
+def test_an_unknown_section_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--only", "speed"])
+    assert "enqueue" in capsys.readouterr().err

@@ -82,6 +82,7 @@ class Context:
 
     @property
     def job_id(self) -> str:
+        """The job's id."""
         return self._grant.id
 
     @property
@@ -91,6 +92,7 @@ class Context:
 
     @property
     def queue(self) -> str:
+        """The lane that it came by."""
         return self._grant.queue
 
     @property
@@ -100,6 +102,7 @@ class Context:
 
     @property
     def max_attempts(self) -> int:
+        """How many attempts it has in all."""
         return self._grant.max_attempts
 
     @property
@@ -253,6 +256,7 @@ class JobLogHandler(logging.Handler):
     """
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Add one record to the log of the job that runs here, if one does."""
         context = find_current()
         if context is None:
             return

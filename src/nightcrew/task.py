@@ -123,6 +123,7 @@ class Job(Generic[R_co]):
 
     @property
     def progress_text(self) -> str | None:
+        """What it said with its progress."""
         return self._record.progress_text if self._record else None
 
     @property

@@ -19,7 +19,7 @@ from nightcrew.app import Nightcrew
 from nightcrew.context import Context
 from nightcrew.engine import ClaimRequest, Finished, Topic, Wakeups
 from nightcrew.errors import EngineBusy, EngineError, LeaseLost, StorageFull
-from nightcrew.execute import Plan, Run, error_info, run_in_thread, run_on_loop
+from nightcrew.execute import Plan, Run, begin_on_loop, error_info, run_in_thread
 from nightcrew.files import SPILLED, spill, unspill
 from nightcrew.job import Ended, Grant, Outcome, Transition
 from nightcrew.journal import Journal
@@ -225,6 +225,7 @@ class Dispatcher:
 
     def _begin(self, grant: Grant, slots: Slots, now: float) -> Run:
         run = Run(grant, self._plans[grant.task], slots.kind, now, self._new_context)
+        run.apply_options()
         run.place = self._journal.start(grant.hex, grant.fence, now, run.deadline or 0.0)
         self._runs[grant.seq] = run
         if run.deadline is not None and not (slots.kind == "process" and run.plan.task.command is None):
@@ -255,11 +256,15 @@ class Dispatcher:
                         now = self._ended(run, slots, found)
                         continue
                     args = found
-                ended = await run_on_loop(run, args, hooks, self._variables.copy())
+                ended: Ended | None
+                begun = begin_on_loop(run, args, hooks, self._variables.copy())
+                ended = begun if isinstance(begun, Ended) else await begun
                 if ended is None and run.stop is None and this is not None and this.cancelling():
                     # Not the job but this very slot was cancelled: the whole loop is being torn down.
                     run.stop, run.stop_reason = Outcome.RETURNED, "its worker's event loop was stopped"
-                now = self._ended(run, slots, run.told(ended))
+                if ended is None or ended.outcome is not Outcome.SUCCEEDED or run.stop is not None:
+                    ended = run.told(ended)
+                now = self._ended(run, slots, ended)
                 if run.stop is not None:
                     return  # a cancellation may still be on its way to this task
                 if now - turn > TURN:

@@ -155,66 +155,53 @@ class Plan:
             self.kind = "async"
 
 
-class Run:
-    """One started job."""
+class Run(msgspec.Struct):
+    """One started job. Made for every job, so it is a struct that C fills in."""
 
-    __slots__ = (
-        "_context",
-        "_new_context",
-        "abandoned",
-        "deadline",
-        "extras",
-        "grant",
-        "kind",
-        "place",
-        "plan",
-        "settled",
-        "started",
-        "stop",
-        "stop_reason",
-        "task",
-        "timeout",
-    )
+    grant: Grant
+    plan: Plan
+    kind: str
+    """Where it runs: as its plan says, or "process" for a job that is suspected."""
+    started: float
+    new_context: Callable[[Grant, float | None], Context]
+    extras: Extras | None = None
+    timeout: float | None = None
+    deadline: float | None = None
+    place: int = 0
+    """In the journal."""
+    stop: Outcome | None = None
+    """What it was told to end as."""
+    stop_reason: str | None = None
+    asked: bool = False
+    """It was told to come to an end, in its own time."""
+    settled: bool = False
+    abandoned: bool = False
+    """It did not stop in time and was left to itself: whatever it answers comes too late."""
+    task: asyncio.Task[Any] | None = None
+    known_context: Context | None = None
 
-    def __init__(
-        self,
-        grant: Grant,
-        plan: Plan,
-        kind: str,
-        started: float,
-        new_context: Callable[[Grant, float | None], Context],
-    ) -> None:
-        self.grant = grant
-        self.plan = plan
-        self.kind = kind
-        """Where it runs: as its plan says, or "process" for a job that is suspected."""
-        self.started = started
-        self._new_context = new_context
-        extras = bytes(grant.extras)
-        self.extras: Extras | None = None if extras == b"null" else _decode_extras(extras)
-        self.timeout = plan.timeout
-        if self.extras is not None and self.extras.timeout is not None:
-            self.timeout = self.extras.timeout
-        self.deadline = None if self.timeout is None else started + self.timeout
-        self.place = 0
-        self.stop: Outcome | None = None
-        self.stop_reason: str | None = None
-        self.settled = False
-        self.abandoned = False
-        """It did not stop in time and was left to itself: whatever it answers comes too late."""
-        self.task: asyncio.Task[Any] | None = None
-        self._context: Context | None = None
+    def apply_options(self) -> None:
+        """Work out its timeout, from its own options or its task's."""
+        extras = bytes(self.grant.extras)
+        self.timeout = self.plan.timeout
+        if extras != b"null":
+            self.extras = _decode_extras(extras)
+            if self.extras is not None and self.extras.timeout is not None:
+                self.timeout = self.extras.timeout
+        if self.timeout is not None:
+            self.deadline = self.started + self.timeout
 
     def context(self) -> Context:
         """What the job sees of itself; made when it first looks."""
-        if self._context is None:
-            self._context = self._new_context(self.grant, self.deadline)
+        if self.known_context is None:
+            self.known_context = self.new_context(self.grant, self.deadline)
             if self.stop_reason is not None:
-                self._context.request_stop(self.stop_reason)
-        return self._context
+                self.known_context.request_stop(self.stop_reason)
+        return self.known_context
 
     def ask(self, reason: str) -> None:
         """Tell the job that it should come to an end; it may take its time."""
+        self.asked = True
         self.context().request_stop(reason)
 
     def settlement(self, ended: Ended, now: float, started_at: float) -> Transition:
@@ -249,8 +236,8 @@ class Run:
         """End it, as far as that can be done: a thread can only be told. The first reason counts."""
         if self.stop is None:
             self.stop, self.stop_reason = outcome, reason
-        if self._context is not None:
-            self._context.request_stop(reason)
+        if self.known_context is not None:
+            self.known_context.request_stop(reason)
         if self.task is not None:
             self.task.cancel()
 
@@ -293,7 +280,7 @@ class _Continued:
 
     __slots__ = ("_coroutine", "_variables", "_yielded")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Ended], variables: Variables, yielded: Any) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], variables: Variables, yielded: Any) -> None:
         self._coroutine = coroutine
         self._variables = variables
         self._yielded = yielded
@@ -317,21 +304,42 @@ class _Continued:
                 return end.value
 
 
-async def run_on_loop(run: Run, args: bytes, hooks: Hooks, variables: Variables) -> Ended | None:
-    """Run an `async def` task's job in the calling asyncio task; None if it was cancelled."""
+def begin_on_loop(
+    run: Run, args: bytes, hooks: Hooks, variables: Variables
+) -> Ended | Coroutine[Any, Any, Ended | None]:
+    """Begin an `async def` task's job in the calling asyncio task.
+
+    Most jobs never have to wait, and have ended when this returns; of the others it returns the rest,
+    to be awaited (None if it was cancelled).
+    """
+    task = run.plan.task
     variables.run(set_current, run.context)
-    found = variables.run(arguments, run.plan.task, args, run.context)
+    found = arguments(task, args, run.context)
     if isinstance(found, Ended):
         return found
-    coroutine = run_async(run.plan.task, found, hooks, run.context)
     try:
-        try:
-            yielded = variables.run(coroutine.send, None)
-        except StopIteration as end:  # it never had to wait: most jobs
-            return end.value  # type: ignore[no-any-return]
-        return await _Continued(coroutine, variables, yielded)  # type: ignore[no-any-return]
+        if hooks.around:
+            coroutine = run_async(task, found, hooks, run.context)
+        else:
+            coroutine = variables.run(task.function, *found[0], **found[1])
+        yielded = variables.run(coroutine.send, None)
+    except StopIteration as end:
+        return end.value if hooks.around else succeeded(task, end.value)
+    except asyncio.CancelledError:
+        return run.told(None)
+    except (Exception, Stopped, SystemExit, KeyboardInterrupt) as error:
+        return ended_by(error)
+    return _rest(task, _Continued(coroutine, variables, yielded), bool(hooks.around))
+
+
+async def _rest(task: AnyTask, continued: _Continued, wrapped: bool) -> Ended | None:
+    try:
+        value = await continued
     except asyncio.CancelledError:
         return None
+    except (Exception, Stopped, SystemExit, KeyboardInterrupt) as error:
+        return ended_by(error)
+    return value if wrapped else succeeded(task, value)
 
 
 def run_in_thread(run: Run, args: bytes, hooks: Hooks) -> Ended:

@@ -75,11 +75,11 @@ class Journal:
         self._free = list(range(_HEADER_SIZE, size, _ENTRY.size))
         _HEADER.pack_into(self._map, 0, _MAGIC, os.getpid(), worker.encode(), now, now)
 
-    def start(self, job_id: str, fence: int, now: float, deadline: float = 0.0) -> int:
-        """Write that a job starts; return its place, for `end` and `forget`."""
+    def start(self, key: str, fence: int, now: float, deadline: float = 0.0) -> int:
+        """Write that a job (its id as 32 hex digits) starts; return its place, for `end` and `forget`."""
         place = self._free.pop()
         # One call: a kill between two stores would leave half an entry.
-        _ENTRY.pack_into(self._map, place, bytes.fromhex(job_id.replace("-", "")), fence, now, deadline)
+        _ENTRY.pack_into(self._map, place, bytes.fromhex(key), fence, now, deadline)
         return place
 
     def end(self, place: int, now: float) -> None:

@@ -26,9 +26,9 @@ from msgspec import Struct
 import nightcrew.client
 import nightcrew.heartbeat
 from nightcrew.app import Nightcrew
+from nightcrew.client import new_id
 from nightcrew.context import Context
 from nightcrew.engine import Engine
-from nightcrew.ids import new_id
 from nightcrew.job import Extras, NewJob
 from nightcrew.options import Retry
 from nightcrew.testing.checker import Verdict, check_directory, read_dump
@@ -61,7 +61,7 @@ class Life(Struct, frozen=True):
 
 
 def declare(app: Nightcrew, ledger: HistoryRecorder) -> None:
-    """The one task of the crash tests. It fails, checkpoints and sleeps as its arguments say.
+    """The one task of the crash tests. It sleeps, fails, saves and grows as its arguments say.
 
     Declared inside of a function, so that no child process can import it: a job that was lost runs again
     right in its worker. What such children do is tested through the supervisor.
@@ -69,8 +69,14 @@ def declare(app: Nightcrew, ledger: HistoryRecorder) -> None:
 
     @app.task(name="step", retry=Retry(attempts=5, delay=0.01, max_delay=0.05))
     async def step(
-        ctx: Context, n: int, seconds: float = 0.0, fails: int = 0, saves: bool = False, text: str = ""
-    ) -> int:
+        ctx: Context,
+        n: int,
+        seconds: float = 0.0,
+        fails: int = 0,
+        saves: bool = False,
+        text: str = "",
+        grows: int = 0,
+    ) -> str:
         ledger.note("start", Fields(job=ctx.job_id, fence=ctx.fence, attempts=ctx.attempt))
         if saves:
             ctx.progress(0.5, f"half of {n}")
@@ -80,7 +86,7 @@ def declare(app: Nightcrew, ledger: HistoryRecorder) -> None:
         if ctx.attempt <= fails:
             raise ValueError(f"attempt {ctx.attempt} of {n} fails on purpose")
         ledger.note("end", Fields(job=ctx.job_id, fence=ctx.fence, attempts=ctx.attempt))
-        return n
+        return "x" * grows or str(n)
 
 
 def connector(life: Life) -> Callable[[str], Engine]:

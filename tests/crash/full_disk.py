@@ -6,6 +6,7 @@ Usage: python -m tests.crash.full_disk FOLDER; exits with 77 where it may not mo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import subprocess
 import sys
@@ -17,18 +18,18 @@ import msgspec
 import nightcrew.client
 import nightcrew.heartbeat
 from nightcrew.app import Nightcrew
+from nightcrew.client import new_id
 from nightcrew.engine import Engine
 from nightcrew.errors import StorageFull
-from nightcrew.ids import new_id
 from nightcrew.job import NewJob
 from nightcrew.testing.checker import check_directory, read_dump
-from nightcrew.testing.history import HistoryRecorder
+from nightcrew.testing.history import HistoryRecorder, read_history
 from nightcrew.worker import Worker
 from tests.crash.crew import Life, connector, declare
 from tests.waiting import await_until
 
-SIZE = "6m"
-FILLER = 1_500_000
+SIZE = "12m"
+FILLER = 5_000_000
 MAY_NOT = 77
 
 
@@ -49,6 +50,18 @@ async def fill(engine: Engine, size: int) -> tuple[list[str], list[str], str]:
         stored += ids
 
 
+def take_all(hog: Path) -> None:
+    """Write until nothing more fits."""
+    with contextlib.suppress(OSError), hog.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+def count(history: Path, f: str, kind: str) -> int:
+    """How many operations `f` of one job each ended so."""
+    return sum(record.f == f and record.type == kind for record in read_history(history))
+
+
 async def scenario(folder: Path, disk: Path) -> dict[str, Any]:
     """Fill it, look, and free some space while a worker is at work."""
     life = Life(inc="client", url=f"sqlite:///{disk / 'jobs.db'}", histories=str(folder / "histories"))
@@ -62,22 +75,28 @@ async def scenario(folder: Path, disk: Path) -> dict[str, Any]:
     declare(app, HistoryRecorder(Path(life.histories), inc="ledger"))
     async with app:
         engine = app.engine
-        first = await engine.enqueue([a_job(n=number, seconds=0.2) for number in range(200)])
+        first = await engine.enqueue([a_job(n=number, seconds=0.1, grows=8_000) for number in range(100)])
         stored, refused, error = await fill(engine, 30_000)
         more, _, _ = await fill(engine, 10)
         seen: dict[str, Any] = {"stored": len(first) + len(stored) + len(more), "error": error}
         seen["refused_there"] = [job is not None for job in await engine.get(refused)]
         seen["stored_there"] = all(job is not None for job in await engine.get(stored))
 
-        worker = Worker(app, concurrency=20, threads=1, processes=1, journal=folder / "journal")
-        running = asyncio.create_task(worker.run())
-        history = folder / "histories" / "client.jsonl"
-        # It finds the disk full in turn, and keeps what it could not store.
-        await await_until(lambda: running.done() or history.read_bytes().count(b"StorageFull") > 4)
-        seen["worker_lives"] = not running.done()
         filler.unlink()
         answers = await engine.enqueue([a_job(job_id, n=2) for job_id in refused])
         seen["repeated"] = [str(answer) for answer in answers]
+
+        # Again, with a worker at work: results that it cannot store, it keeps.
+        worker = Worker(app, concurrency=20, threads=1, processes=1, journal=folder / "journal")
+        running = asyncio.create_task(worker.run())
+        history = folder / "histories" / "client.jsonl"
+        await await_until(lambda: count(history, "finish", "ok") > 0)
+        hog = disk / "hog"
+        take_all(hog)
+        await await_until(lambda: running.done() or count(history, "finish", "fail") >= 3)
+        seen["worker_lives"] = not running.done()
+        seen["results_refused"] = count(history, "finish", "fail")
+        hog.unlink()
 
         async def drained() -> bool:
             stats = await engine.stats()
@@ -86,7 +105,7 @@ async def scenario(folder: Path, disk: Path) -> dict[str, Any]:
         await await_until(drained, 60)
         worker.stop()
         await running
-        verdict = check_directory(folder / "histories", await read_dump(engine), at_least={"bodies": 200})
+        verdict = check_directory(folder / "histories", await read_dump(engine), at_least={"bodies": 100})
     seen["standing"], seen["verdict"] = str(verdict.standing), str(verdict)
     return seen
 

@@ -13,10 +13,10 @@ from typing import cast
 
 import msgspec
 
+from nightcrew.client import new_id
 from nightcrew.engine import Enqueued, Finished, Swept
 from nightcrew.engines.sqlite import SqliteEngine
 from nightcrew.engines.sqlite_writer import Db, pack_members, unpack_members
-from nightcrew.ids import new_id
 from nightcrew.job import NewJob, Transition
 
 

@@ -174,5 +174,7 @@ def _counts(world: World, dump: Dump) -> dict[str, int]:
         counts["granted"] += len(story.grants)
         counts["rescued"] += sum(grant.rescued for grant in story.grants)
         counts["finished"] += sum(op.accepted for op in story.finishes)
-        counts["refused"] += sum(op.said is not None and op.refused for op in story.finishes)
+        counts["refused"] += sum(
+            op.said is not None and op.said.value == "lease_lost" for op in story.finishes
+        )
     return dict(counts + world.counts)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from nightcrew.client import new_id
 from nightcrew.engine import Filter, Verb
 from nightcrew.errors import NightcrewError
-from nightcrew.ids import new_id
 from nightcrew.job import Extras, JobState, NewJob
 from nightcrew.testing.conformance.stage import Store, a_job, everything, failed, put, won
 

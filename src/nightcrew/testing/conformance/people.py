@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from nightcrew.client import new_id
 from nightcrew.engine import Changed, Verb
-from nightcrew.ids import new_id
 from nightcrew.job import Grant, JobState, Outcome, Transition
 from nightcrew.policy import decide
 from nightcrew.testing.conformance.stage import BOOM, Store, failed, put, returned, seen, whole, won

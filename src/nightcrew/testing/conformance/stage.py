@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from nightcrew.client import new_id
 from nightcrew.engine import Claimed, ClaimRequest, Directives, Engine, Filter, Finished, Swept, WorkerStatus
-from nightcrew.ids import new_id
 from nightcrew.job import (
     ErrorInfo,
     Grant,

@@ -29,8 +29,8 @@ import msgspec
 from msgspec import Struct
 
 from nightcrew.aftermath import Aftermath, Death
+from nightcrew.client import new_id
 from nightcrew.errors import ConfigurationError
-from nightcrew.ids import new_id
 from nightcrew.journal import JournalState, read_journal
 from nightcrew.rescue import journal_folder
 
@@ -44,8 +44,12 @@ EXIT_CONFIGURATION = 78
 
 LOOK_EVERY = 2.0
 """Seconds between looks at the journals."""
-OVERDUE = 8.0
-"""Seconds past its deadline at which a job's whole worker is ended: by then everything gentler has failed."""
+OVERDUE = 20.0
+"""Seconds past a job's deadline at which its whole worker is ended: everything gentler has failed by then."""
+OVERDUE_MUTE = 3.0
+"""The same, when the worker gives no sign of life: then nothing in it can end the job any more."""
+MUTE = 5.0
+"""Seconds without a sign of life, of which there should be one a second."""
 SETTLED_AFTER = 60.0
 """Seconds that a worker must live for its next death to count as a first one."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 30.0
@@ -354,8 +358,9 @@ class Supervisor:
                     self._see_to(self._end(crew, state, why))
 
     def _stuck(self, state: JournalState, now: float) -> str | None:
+        patience = OVERDUE_MUTE if now - state.beat > MUTE else OVERDUE
         for entry in state.entries:
-            if entry.deadline is not None and not entry.ended and now > entry.deadline + OVERDUE:
+            if entry.deadline is not None and not entry.ended and now > entry.deadline + patience:
                 return f"job {entry.job_id} holds it {now - entry.deadline:.0f} s past its deadline"
         if now - state.beat > self._lease:
             return f"it gave no sign of life for {now - state.beat:.0f} s"

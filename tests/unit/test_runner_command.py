@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -174,7 +175,7 @@ async def test_output_lines_go_to_the_jobs_log() -> None:
 
 async def test_a_job_that_should_stop_takes_its_program_along(tmp_path: Path) -> None:
     ctx = context(Reporter())
-    running = asyncio.create_task(run_command(family(tmp_path, "stay"), ctx=ctx, grace=0.2))
+    running = asyncio.create_task(run_command(family(tmp_path, "stay"), ctx=ctx, grace=0.2, stop_within=0.1))
     await until(lambda: len(pids_in(tmp_path)) == 3)
 
     ctx.request_stop("the worker is shutting down")
@@ -182,6 +183,21 @@ async def test_a_job_that_should_stop_takes_its_program_along(tmp_path: Path) ->
         await running
 
     assert not [pid for pid in pids_in(tmp_path) if alive(pid)]
+
+
+async def test_a_program_may_still_end_when_its_job_should_stop(tmp_path: Path) -> None:
+    ctx = context(Reporter())
+    ctx.request_stop("the worker is shutting down")
+
+    assert (await run_command(["echo", "done"], ctx=ctx)).stdout == "done\n"
+
+
+async def test_the_jobs_deadline_ends_its_program() -> None:
+    ctx = context(Reporter())
+    ctx.deadline = time.monotonic() + 0.2
+
+    with pytest.raises(CommandTimedOut, match="its job's deadline"):
+        await run_command(["sleep", "1000"], ctx=ctx)
 
 
 async def test_a_program_may_leave_its_input_unread() -> None:

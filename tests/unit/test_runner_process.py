@@ -173,6 +173,10 @@ async def test_a_deadline_ends_a_job_whatever_it_does(bench: Bench, tmp_path: Pa
     await until(lambda: not [pid for pid in pids_in(tmp_path) if alive(pid)])
 
 
+async def test_the_start_of_a_child_is_not_its_jobs_time(bench: Bench) -> None:
+    assert (await bench.run(jobs.double, 1, timeout=0.1)).outcome is Outcome.SUCCEEDED
+
+
 async def test_a_job_sees_its_deadline_and_that_is_a_timeout(bench: Bench) -> None:
     assert (await bench.run(jobs.until_checked, timeout=1.0)).outcome is Outcome.TIMED_OUT
     assert (await bench.run(jobs.sleep_on, timeout=0.5)).outcome is Outcome.TIMED_OUT

@@ -42,6 +42,7 @@ async def run_command(
     network: bool = True,
     limits: Limits | None = None,
     grace: float = 5.0,
+    stop_within: float = 15.0,
     check: bool = True,
     max_output: int = MAX_OUTPUT,
 ) -> CommandOutput:
@@ -55,8 +56,8 @@ async def run_command(
 
     timeout: seconds it may take. Then, as when the caller is cancelled, its group gets SIGTERM, and
         SIGKILL `grace` seconds later.
-    ctx: the job's context: output lines go to the job's log, and the program is ended when the job
-        should stop.
+    ctx: the job's context: output lines go to the job's log, the job's deadline ends the program, and
+        when the job should stop, the program gets `stop_within` more seconds to end by itself.
     network: False cuts it off the network (Linux): a namespace of its own with only a loopback, or,
         where none may be made, a filter that refuses all but local (Unix) sockets.
     limits: what it may use of the machine.
@@ -88,7 +89,7 @@ async def run_command(
             out.start()
             err.start()
             source.start(guarded.kill)
-            end, why = await _until_ended(guarded, timeout, ctx, grace)
+            end, why = await _until_ended(guarded, timeout, ctx, grace, stop_within)
             await out.finish()
             await err.finish()
         finally:
@@ -108,6 +109,8 @@ async def run_command(
     )
     if why == "stop":
         raise Stopped(f"command {words[0]!r} was ended because its job should stop")
+    if why == "deadline":
+        raise CommandTimedOut(words[0], "did not end before its job's deadline and was ended", result)
     if why == "timeout":
         raise CommandTimedOut(words[0], f"did not end within {timeout:g} seconds and was ended", result)
     if check and end.code != 0:
@@ -135,18 +138,23 @@ def _environment(given: Mapping[str, str] | None) -> dict[str, str]:
 
 
 async def _until_ended(
-    guarded: Guarded, timeout: float | None, ctx: Context | None, grace: float
+    guarded: Guarded, timeout: float | None, ctx: Context | None, grace: float, stop_within: float
 ) -> tuple[Exit, str]:
     """Wait for the end, bring it about where it must be, and say why."""
-    stop_at = None if timeout is None else time.monotonic() + timeout
+    began = time.monotonic()
+    limits = {"timeout": began + timeout} if timeout is not None else {}
+    if ctx is not None and ctx.deadline is not None:
+        limits["deadline"] = ctx.deadline
     while True:
-        patience = _LOOK if ctx is not None else None
-        if stop_at is not None:
-            left = max(0.0, stop_at - time.monotonic())
-            patience = left if patience is None else min(patience, left)
-        if end := await guarded.wait(patience):
-            return end, ""
-        if stop_at is not None and time.monotonic() >= stop_at:
-            return await guarded.stop(grace), "timeout"
+        now = time.monotonic()
+        why = min(limits, key=limits.__getitem__, default="")
+        if why and now >= limits[why]:
+            return await guarded.stop(grace), why
         if ctx is not None and ctx.should_stop:
-            return await guarded.stop(grace), "stop"
+            # Most programs end soon, and cannot be asked to; what they have done so far would be lost.
+            limits.setdefault("stop", now + stop_within)
+        patience = [limit - now for limit in limits.values()]
+        if ctx is not None and "stop" not in limits:
+            patience.append(_LOOK)
+        if end := await guarded.wait(max(0.0, min(patience)) if patience else None):
+            return end, ""

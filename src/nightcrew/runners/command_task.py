@@ -10,7 +10,7 @@ from nightcrew.blob import Blob
 from nightcrew.codec import encode_value
 from nightcrew.command import CommandResult
 from nightcrew.context import Context
-from nightcrew.errors import ArgumentsError
+from nightcrew.errors import ArgumentsError, Stopped
 from nightcrew.execute import ended_by, error_info
 from nightcrew.job import Ended, Outcome
 from nightcrew.runners.command import run_command
@@ -36,7 +36,7 @@ async def run_command_task(task: Task[Any, Any], args: bytes, context: Context) 
             output = await run_command(
                 spec.render(values), cwd=folder, env=dict(spec.env), ctx=context, network=spec.network
             )
-        except Exception as error:
+        except (Exception, Stopped) as error:
             return ended_by(error)
     result = CommandResult(output.exit_code or 0, output.tail)
     return Ended(Outcome.SUCCEEDED, result=encode_value(result, "the result"))

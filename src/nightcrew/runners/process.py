@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from nightcrew.runners.wire import Place, Run, Setup
 from nightcrew.task import Task
 
 AnyTask = Task[Any, Any]
+
+MAX_START_FREE = 10.0
+"""Seconds of a child's start that do not count as its first job's time."""
 
 
 class ProcessRunner:
@@ -101,12 +105,17 @@ class ProcessRunner:
         async with self._free:
             for _ in range(2):
                 try:
+                    began = time.monotonic()
                     child = await self._take()
                 except (StartFailed, CommandNotStarted) as failed:
                     error = failed.error if isinstance(failed, StartFailed) else error_of(failed)
                     return Ended(
                         Outcome.ERROR, error=error, reason="no child process could be started for it"
                     )
+                if deadline is not None:
+                    # The job's time is its own: a child that must be started first is not held against it.
+                    deadline += min(time.monotonic() - began, MAX_START_FREE)
+                    message.deadline = context.deadline = deadline
                 spent = True
                 try:
                     ended, spent = await child.run(message, context, self._grace)

@@ -168,12 +168,12 @@ class Child:
         self._out.settle()
         self._err.settle()
         answer = current.answer
-        if not in_time and not (answer and answer.ended.outcome is Outcome.SUCCEEDED):
+        if not in_time:  # too late, whatever it answers
             return self._timed_out(time.monotonic() - began), True
         if answer is not None:
             if answer.spent:
                 context.log(f"its child process is not used again: {answer.spent}", "warning")
-            return answer.ended, not in_time or answer.spent is not None
+            return answer.ended, answer.spent is not None
         if not current.begun:
             raise NotBegun
         assert self._guarded is not None
@@ -222,7 +222,7 @@ class Child:
             await current.until_done(1.0)
 
     def _timed_out(self, seconds: float) -> Ended:
-        error = TimeoutError(f"it did not end within its timeout, and was ended after {seconds:.3g} s")
+        error = TimeoutError(f"the attempt took longer than its timeout and was ended after {seconds:.3g} s")
         return Ended(Outcome.TIMED_OUT, error=error_of(error, _stack(self._err.text())))
 
     def _crashed(self, end: Exit, by_kernel: bool) -> Ended:

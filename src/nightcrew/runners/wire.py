@@ -35,7 +35,7 @@ class Setup(Struct, tag="setup", frozen=True):
     argv: list[str]
 
 
-class Run(Struct, tag="run", frozen=True):
+class Run(Struct, tag="run"):
     """Run one job."""
 
     grant: Grant

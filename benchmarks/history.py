@@ -17,7 +17,7 @@ from benchmarks.jobs import noop
 from benchmarks.place import url
 from nightcrew.connect import connect
 from nightcrew.engine import ClaimRequest, Engine, WorkerStatus
-from nightcrew.ids import new_id
+from nightcrew.client import new_id
 from nightcrew.options import KEEP_RESULT
 from nightcrew.policy import success
 

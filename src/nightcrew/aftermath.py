@@ -12,10 +12,10 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from nightcrew.client import new_id
 from nightcrew.connect import connect, connect_blobs
 from nightcrew.engine import Engine, Swept, WorkerStatus
 from nightcrew.errors import EngineError
-from nightcrew.ids import new_id
 from nightcrew.job import ErrorInfo, Extras, Grant, Lost, Outcome, RetryRule, Transition
 from nightcrew.journal import read_journal
 from nightcrew.policy import decide

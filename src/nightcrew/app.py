@@ -15,13 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
 from nightcrew.blob import BlobStore
-from nightcrew.client import AppClient
+from nightcrew.client import AppClient, check_id
 from nightcrew.connect import DEFAULT_URL, full_url
 from nightcrew.context import Context
 from nightcrew.engine import Changed, Engine, Filter, Stats, Verb, WorkerInfo
 from nightcrew.errors import ConfigurationError
 from nightcrew.files import Files
-from nightcrew.ids import check_id
 from nightcrew.job import JobRecord, JobState, NewJob
 from nightcrew.registry import Tasks
 from nightcrew.task import Call, Job

@@ -10,6 +10,7 @@ import mimetypes
 import os
 import re
 import unicodedata
+import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import aclosing
 from pathlib import Path
@@ -19,7 +20,6 @@ import msgspec
 
 from nightcrew.blob import Blob, BlobStore
 from nightcrew.errors import ArgumentsError, BlobNotFound, ConfigurationError, LimitExceeded
-from nightcrew.ids import new_id
 from nightcrew.threads import Threads
 
 CHUNK = 256 * 1024
@@ -116,7 +116,7 @@ class Files:
         kind = content_type or mimetypes.guess_type(shown)[0] or "application/octet-stream"
         if not _CONTENT_TYPE.fullmatch(kind):
             raise ConfigurationError(f'expected `content_type` such as "image/png", got {kind!r}')
-        blob_id = new_id()
+        blob_id = str(uuid.uuid4())
         async with aclosing(self._chunks(source)) as chunks:
             size, sha256 = await self._store.write(blob_id, chunks, max_size)
         return Blob(id=blob_id, name=shown, size=size, sha256=sha256, content_type=kind)
@@ -177,7 +177,7 @@ class Files:
     async def _save(self, blob: Blob, path: Path) -> Path:
         run = self._threads.run
         target = await run(os.path.abspath, path)
-        temporary = os.path.join(os.path.dirname(target), f".{new_id()}.part")
+        temporary = os.path.join(os.path.dirname(target), f".{uuid.uuid4()!s}.part")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = await run(os.open, temporary, flags, 0o666)  # less what the umask takes
         try:
@@ -261,7 +261,7 @@ async def spill(store: BlobStore, data: bytes, limit: int) -> tuple[bytes, tuple
             f"arguments and results may have {MAX_SPILLED:,} bytes as JSON, got {len(data):,}; "
             "pass large content as a file: app.blobs.put(...)"
         )
-    blob_id = new_id()
+    blob_id = str(uuid.uuid4())
     size, sha256 = await store.write(blob_id, _pieces(data))
     blob = Blob(id=blob_id, name="data.json", size=size, sha256=sha256, content_type="application/json")
     return _encode(_Envelope(blob)), (blob_id,)

@@ -12,11 +12,11 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack
 
+from nightcrew.client import new_id
 from nightcrew.codec import CODEC, Signature, decode_value, unescape_result
 from nightcrew.command import CommandSpec
 from nightcrew.engine import Changed, Verb
 from nightcrew.errors import ConfigurationError, JobCancelled, JobFailed, JobNotFound
-from nightcrew.ids import new_id
 from nightcrew.job import Extras, JobDetail, JobRecord, JobState, NewJob
 from nightcrew.location import importable_main, leads_to
 from nightcrew.options import CallSettings, Duration, TaskOptions, seconds

@@ -8,8 +8,8 @@ from datetime import datetime
 from difflib import get_close_matches
 from typing import Any
 
+from nightcrew.client import check_id
 from nightcrew.errors import ConfigurationError
-from nightcrew.ids import check_id
 from nightcrew.job import Extras
 from nightcrew.options import (
     KEEP_FAILED,

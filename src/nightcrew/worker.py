@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from nightcrew.app import Nightcrew
+from nightcrew.client import new_id
 from nightcrew.dispatch import GRACE, MAX_UNSETTLED, Dispatcher
 from nightcrew.engine import Directives, WorkerStatus
 from nightcrew.errors import ConfigurationError, LeaseLost
 from nightcrew.heartbeat import Heartbeat
-from nightcrew.ids import new_id
 from nightcrew.journal import Journal
 from nightcrew.options import check_name
 from nightcrew.rescue import boot_id, journal_folder, keep_up

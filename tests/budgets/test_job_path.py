@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from nightcrew.app import Nightcrew
+from nightcrew.engine import Topic
 from nightcrew.worker import Worker
 from tests.parts import ROOT
 
@@ -58,10 +59,12 @@ async def test_the_way_of_one_job_passes_at_most_nine_files(database_url: str) -
 
             worker = asyncio.create_task(Worker(app).run())
             for number in range(8):
-                watch.seen.clear()
-                job = await double.aenqueue(number)
+                async with app.engine.wakeups([Topic.DONE]) as done:
+                    watch.seen.clear()
+                    job = await double.aenqueue(number)
+                    assert await done.wait(20)
+                    ways.append(frozenset(watch.seen))
                 assert await job.aresult(timeout=20) == number * 2
-                ways.append(frozenset(watch.seen))
             worker.cancel()
             await asyncio.gather(worker, return_exceptions=True)
     way = frozenset.intersection(*ways)

@@ -23,7 +23,7 @@ from nightcrew import (
     ResultNotReady,
     Tasks,
 )
-from nightcrew.ids import new_id
+from nightcrew.client import new_id
 from tests.parts import ROOT
 from tests.story.working import PATIENCE, working
 from tests.waiting import await_until

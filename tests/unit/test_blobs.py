@@ -28,8 +28,8 @@ from nightcrew import (
     StorageFull,
 )
 from nightcrew.blobs.files import ABANDONED, CHUNK, FileBlobStore
+from nightcrew.client import new_id
 from nightcrew.files import MAX_NAME, Files, clean_name, is_spilled, spill, unspill
-from nightcrew.ids import new_id
 from nightcrew.portal import Portal
 from tests.waiting import await_until
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightcrew import ConfigurationError
-from nightcrew.ids import check_id, new_id
+from nightcrew.client import check_id, new_id
 
 
 def test_an_id_is_a_uuid_of_version_7_and_tells_its_time() -> None:

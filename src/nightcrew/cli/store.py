@@ -12,10 +12,11 @@ from urllib.parse import unquote, urlsplit
 
 from nightcrew.app import Nightcrew
 from nightcrew.cli.failing import Code, Failure
+from nightcrew.client import check_id
 from nightcrew.connect import full_url
 from nightcrew.errors import ConfigurationError
 from nightcrew.files import is_spilled, unspill
-from nightcrew.ids import check_id
+from nightcrew.options import seconds
 
 URL, APP = "NIGHTCREW_URL", "NIGHTCREW_APP"
 
@@ -23,24 +24,40 @@ _LOOKED_AT = 500
 _BARE_ID = re.compile(r"[0-9a-f]{32}")
 
 
-def needed_app(url: str | None, app: str | None, why: str) -> Nightcrew:
-    """The app that a command cannot do without. Raises `ConfigurationError`, also when its code does."""
+def needed_spec(app: str | None, why: str) -> str:
+    """The ``module:app`` that a command was told. Raises `ConfigurationError`."""
     spec = app or os.environ.get(APP)
     if not spec:
         raise ConfigurationError(
-            f"{why} needs the code of your tasks, but no app was given; say --app module:app, or set {APP}"
+            f"{why} needs the code of your tasks, but no app was given; name it as module:app, such as "
+            f"shop.main:app, or set {APP}"
         )
-    if url is not None:
-        # For an app that does not say itself where its jobs are; processes that we start see it too.
-        os.environ[URL] = url
-    from nightcrew.loading import load_app
+    return spec
 
-    found = load_app(spec)
-    if url is not None and found.url != full_url(url):
+
+def steer(url: str | None) -> None:
+    """Give --url to an app that does not say itself where its jobs are, also in processes that we start."""
+    if url is not None:
+        os.environ[URL] = full_url(url)
+
+
+def check_steered(url: str | None, spec: str, found: str) -> None:
+    """Refuse to use another store than the one that was asked for. Raises `ConfigurationError`."""
+    if url is not None and found != full_url(url):
         raise ConfigurationError(
-            f"the app {spec} keeps its jobs in {found.url}, as its code says, and not in {url}; "
+            f"the app {spec} keeps its jobs in {found}, as its code says, and not in {url}; "
             "leave --url away, or let the code say Nightcrew() without a URL"
         )
+
+
+def needed_app(url: str | None, app: str | None, why: str) -> Nightcrew:
+    """The app that a command cannot do without. Raises `ConfigurationError`, also when its code fails."""
+    from nightcrew.loading import load_app
+
+    spec = needed_spec(app, why)
+    steer(url)
+    found = load_app(spec)
+    check_steered(url, spec, found.url)
     return found
 
 
@@ -105,3 +122,17 @@ def whole_id(app: Nightcrew, text: str) -> str:
 def whole_value(app: Nightcrew, data: bytes) -> bytes:
     """Stored JSON itself, also where it was too large for the engine. Raises `BlobNotFound`."""
     return asyncio.run(unspill(app.blob_store, data)) if is_spilled(data) else data
+
+
+def duration(text: str, option: str) -> float:
+    """Seconds, of what was typed for an option: a number of them, or text such as ``10m``."""
+    try:
+        value = float(text)
+    except ValueError:
+        return seconds(text, option)
+    return seconds(value, option)
+
+
+def patience_of(timeout: str | None) -> float | None:
+    """Seconds to wait, of what was typed for --timeout; None is for ever."""
+    return None if timeout is None else duration(timeout, "--timeout")

@@ -16,9 +16,9 @@ import msgspec
 from nightcrew.app import Nightcrew
 from nightcrew.cli import shapes
 from nightcrew.cli.output import answer, note
-from nightcrew.cli.store import needed_app
+from nightcrew.cli.store import duration, needed_app, patience_of
 from nightcrew.cli.text import plain
-from nightcrew.cli.waiting import await_job, patience_of
+from nightcrew.cli.waiting import await_job
 from nightcrew.errors import ArgumentsError, ConfigurationError, JobNotFound, UnknownTask
 from nightcrew.options import CallSettings
 from nightcrew.storable import from_json_value
@@ -203,7 +203,7 @@ def _settings(settings: Mapping[str, Any]) -> CallSettings:
     if "run_after" in given:
         given["run_after"] = _when(given["run_after"])
     if "timeout" in given:
-        given["timeout"] = patience_of(given["timeout"])
+        given["timeout"] = duration(given["timeout"], "--job-timeout")
     return given  # type: ignore[return-value]  # checked by `using`, name by name
 
 

@@ -26,6 +26,7 @@ class Code(IntEnum):
     NOT_FOUND = 4
     TIMED_OUT = 5
     REFUSED = 6
+    KILLED = 7
     FAULT = 70
     INTERRUPTED = 130
     PIPE_CLOSED = 141
@@ -39,6 +40,7 @@ MEANINGS = {
     Code.NOT_FOUND: "there is no such job",
     Code.TIMED_OUT: "not finished within the timeout",
     Code.REFUSED: "a job is in a state in which this cannot be done to it",
+    Code.KILLED: "a worker crashed or had to be killed while it stopped",
     Code.FAULT: "a fault in Nightcrew itself",
     Code.INTERRUPTED: "interrupted with Ctrl-C",
     Code.PIPE_CLOSED: "whoever read the output went away",
@@ -74,12 +76,20 @@ def told(ctx: click.Context) -> Iterator[None]:
         click.echo("Interrupted.", err=True)
         raise click.exceptions.Exit(Code.INTERRUPTED) from None
     except Exception as error:
-        debug = bool(ctx.find_root().meta.get(_DEBUG))
-        if debug:
-            _say("".join(traceback.format_exception(error)))
-        message, code = _explained(error, debug=debug)
+        trace("".join(traceback.format_exception(error)))
+        message, code = _explained(error, debug=_debug(ctx))
         _say(f"Error: {message}")
         raise click.exceptions.Exit(code) from None
+
+
+def trace(text: str) -> None:
+    """Print a traceback, if tracebacks are wanted."""
+    if text and _debug(click.get_current_context()):
+        _say(text)
+
+
+def _debug(ctx: click.Context) -> bool:
+    return bool(ctx.find_root().meta.get(_DEBUG))
 
 
 def _say(text: str) -> None:

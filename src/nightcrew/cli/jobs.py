@@ -21,7 +21,12 @@ def jobs() -> None:
 @jobs.command("list")
 @filter_options
 @click.option(
-    "--limit", type=click.IntRange(1), default=50, show_default=True, help="Show at most this many jobs."
+    "--limit",
+    type=click.IntRange(1),
+    metavar="N",
+    default=50,
+    show_default=True,
+    help="Show at most this many jobs.",
 )
 @click.option("--after", metavar="MARK", help="Go on behind a page: the mark that it ended with.")
 @store_options
@@ -85,7 +90,10 @@ def show_job(job_id: str, full: bool, url: str | None, app: str | None, as_json:
 )
 @click.option("--queue", metavar="QUEUE", help="Queue, instead of the task's own.")
 @click.option(
-    "--priority", type=click.IntRange(-100, 100), help="Higher runs first; the task's own by default."
+    "--priority",
+    type=click.IntRange(-100, 100),
+    metavar="N",
+    help="-100 to 100, higher runs first; the task's own by default.",
 )
 @click.option(
     "--run-after",
@@ -96,7 +104,10 @@ def show_job(job_id: str, full: bool, url: str | None, app: str | None, as_json:
     "--id", "job_id", metavar="UUID", help="The job's id. Given twice, the second call stores nothing."
 )
 @click.option(
-    "--attempts", type=click.IntRange(1), help="How many attempts in all; the task's own by default."
+    "--attempts",
+    type=click.IntRange(1),
+    metavar="N",
+    help="How many attempts in all; the task's own by default.",
 )
 @click.option("--job-timeout", metavar="DURATION", help="How long one attempt may take, such as 10m.")
 @click.option(

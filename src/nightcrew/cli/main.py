@@ -12,7 +12,7 @@ import click
 
 from nightcrew.cli.failing import MEANINGS, told
 from nightcrew.cli.jobs import jobs
-from nightcrew.cli.options import Group, global_options, json_option, store_options
+from nightcrew.cli.options import Group, global_options, json_option, store_options, worker_url_option
 
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in MEANINGS.items())
 
@@ -117,6 +117,79 @@ def demo(**settings: Any) -> None:
     from nightcrew.cli.running import run_sample
 
     run_sample(settings)
+
+
+@main.command()
+@click.argument("app", metavar="[MODULE:APP]", required=False)
+@click.option(
+    "--queues",
+    metavar="NAMES",
+    multiple=True,
+    help="Take only these queues: names or patterns, such as mail,reports.*; all by default.",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 2000),
+    metavar="N",
+    help="How many async functions run at once in each process; 100 by default.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 2000),
+    metavar="N",
+    help="How many plain functions run at once in each process; by default 4 for each core, at most 32.",
+)
+@click.option(
+    "--children",
+    type=click.IntRange(1, 2000),
+    metavar="N",
+    help='How many killable children (commands, run_in="process") run at once in each process; '
+    "one for each core by default.",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="How many worker processes.",
+)
+@click.option(
+    "--grace",
+    metavar="DURATION",
+    default="25",
+    show_default=True,
+    help="How long running jobs may take to end at shutdown before they are given back.",
+)
+@click.option(
+    "--lease",
+    metavar="DURATION",
+    help="How long without a sign of life until others take over its jobs; 15 s by default.",
+)
+@click.option(
+    "--embedded",
+    "--no-supervisor",
+    is_flag=True,
+    help="Run one worker in this very process, with nobody to watch it: for debuggers and small machines.",
+)
+@worker_url_option
+def worker(app: str | None, url: str | None, processes: int, embedded: bool, **settings: Any) -> None:
+    """Run the jobs of an app until told to stop.
+
+    A supervisor starts the worker processes, and when one dies it sees to it that its jobs run again
+    within a second. Ctrl-C or SIGTERM stops in stages: running jobs get the grace time to end, the rest is
+    given back to others, uncharged; a second one gives back at once, a third leaves at once. SIGUSR1
+    claims no more; SIGHUP replaces every worker process, for new code.
+
+    \b
+    Examples:
+      nightcrew worker shop.main:app
+      nightcrew worker shop.main:app --queues mail,reports.* --processes 4
+      nightcrew worker shop.main:app --embedded --concurrency 1
+    """
+    from nightcrew.cli.running import run_workers
+
+    app = app or click.get_current_context().find_root().params["app"]
+    run_workers(url, app, processes=processes, embedded=embedded, settings=settings)
 
 
 main.add_command(jobs)

@@ -86,6 +86,10 @@ def _url(function: F) -> F:
     )(function)
 
 
+worker_url_option = _url
+"""`--url` for a command that is given its app as an argument."""
+
+
 def _app(text: str) -> Callable[[F], F]:
     return click.option("--app", metavar="MODULE:APP", callback=_else_global, help=text)
 

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
-from nightcrew.cli.failing import Code, Failure
+from nightcrew.app import Nightcrew
+from nightcrew.cli.failing import Code, Failure, trace
+from nightcrew.cli.output import note
+from nightcrew.cli.store import check_steered, duration, needed_app, needed_spec, steer
+from nightcrew.cli.text import plain, plain_lines, shorten
+from nightcrew.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from nightcrew.supervisor import WorkerSettings
+    from nightcrew.worker import Worker
+
+_WHY = "a worker"
+GRACE = 25.0
+_TASKS_SHOWN = 12
+_STAGES = (
+    "Stopping: running jobs may end ({grace:g} s); once more gives them back now.",
+    "Giving back what runs; once more leaves at once.",
+    "Leaving.",
+)
+
+
+# --- the sample ---------------------------------------------------------------------------------
 
 
 def run_sample(settings: Mapping[str, Any]) -> None:
@@ -23,3 +49,145 @@ def run_sample(settings: Mapping[str, Any]) -> None:
             Code.USAGE,
         ) from error
     click.get_current_context().exit(run_demo(**settings))
+
+
+# --- workers ------------------------------------------------------------------------------------
+
+
+def run_workers(
+    url: str | None, app: str | None, *, processes: int, embedded: bool, settings: Mapping[str, Any]
+) -> None:
+    """Run workers until told to stop, and exit with how they ended."""
+    if embedded and processes > 1:
+        raise ConfigurationError(
+            f"expected --embedded with one process, got --processes {processes}; leave one of them away"
+        )
+    checked = _worker_settings(settings)
+    steer(url)
+    # Windows has neither the signals nor the sockets that a supervisor needs.
+    if embedded or os.name == "nt":
+        code = _run_embedded(url, app, checked)
+    else:
+        code = _run_supervised(url, app, processes, checked)
+    click.get_current_context().exit(code)
+
+
+def _run_embedded(url: str | None, app: str | None, settings: WorkerSettings) -> Code:
+    from nightcrew.worker import Worker
+
+    found = needed_app(url, app, _WHY)
+    worker = Worker(found, **settings)
+    _log()
+    _announce("worker", needed_spec(app, _WHY), found.url, tuple(sorted(found.tasks)), settings, 1)
+    with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
+        runner.run(_run(found, worker, _grace(settings)))
+    return Code.OK
+
+
+async def _run(app: Nightcrew, worker: Worker, grace: float) -> None:
+    loop = asyncio.get_running_loop()
+    stage = 0
+
+    def stop() -> None:
+        nonlocal stage
+        note(_STAGES[min(stage, len(_STAGES) - 1)].format(grace=grace))
+        stage += 1
+        worker.stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if os.name == "nt":
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
+        else:
+            loop.add_signal_handler(number, stop)
+    async with app:
+        await worker.run()
+
+
+def _run_supervised(url: str | None, app: str | None, processes: int, settings: WorkerSettings) -> Code:
+    from nightcrew.cli.describing import describe
+    from nightcrew.supervisor import EXIT_CLEAN, EXIT_CONFIGURATION, Supervisor
+
+    spec = needed_spec(app, _WHY)
+    found = describe(spec, msgspec.json.encode(settings))
+    if found.error is not None:
+        trace(found.trace)
+        raise ConfigurationError(found.error)
+    check_steered(url, spec, found.url)
+    _log()
+    _announce("supervisor", spec, found.url, found.tasks, settings, processes)
+    supervisor = Supervisor(spec, processes=processes, worker=settings, grace=_grace(settings))
+    return {EXIT_CLEAN: Code.OK, EXIT_CONFIGURATION: Code.USAGE}.get(supervisor.run(), Code.KILLED)
+
+
+def _worker_settings(given: Mapping[str, Any]) -> WorkerSettings:
+    """What was typed, as `Worker` takes it."""
+    settings: WorkerSettings = {"grace": duration(given["grace"], "--grace")}
+    if given["lease"] is not None:
+        settings["lease"] = duration(given["lease"], "--lease")
+        settings["beat"] = min(5.0, settings["lease"] / 3)
+    queues = [name for names in given["queues"] for part in names.split(",") if (name := part.strip())]
+    if queues:
+        settings["queues"] = queues
+    if given["concurrency"] is not None:
+        settings["concurrency"] = given["concurrency"]
+    if given["threads"] is not None:
+        settings["threads"] = given["threads"]
+    if given["children"] is not None:
+        settings["processes"] = given["children"]
+    return settings
+
+
+def _grace(settings: WorkerSettings) -> float:
+    return settings.get("grace", GRACE)
+
+
+def _announce(
+    kind: str, spec: str, url: str, tasks: Sequence[str], settings: WorkerSettings, processes: int
+) -> None:
+    """Say what is about to run, on standard error like the log that follows."""
+    more = f" and {len(tasks) - _TASKS_SHOWN} more" if len(tasks) > _TASKS_SHOWN else ""
+    names = ", ".join(shorten(name, 60) for name in tasks[:_TASKS_SHOWN]) + more
+    facts = {
+        "app": spec,
+        "store": url,
+        "queues": ", ".join(settings.get("queues", ["all"])),
+        "tasks": names or "none: does the module import those that it should run?",
+        "workers": "1 process" if processes == 1 else f"{processes} processes",
+    }
+    note(f"Nightcrew {kind}, process {os.getpid()}; Ctrl-C or SIGTERM stops it in stages")
+    for name, text in facts.items():
+        note(f"  {name:<9}{text}")
+
+
+def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+# --- the log ------------------------------------------------------------------------------------
+
+
+class _Plain(logging.Formatter):
+    """Log lines in which nothing that a job said can steer the terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - overrides logging's
+        record.message = plain(record.message)
+        return super().formatMessage(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        first, *trace = super().format(record).split("\n")
+        return "\n".join([first, *plain_lines("\n".join(trace))]) if trace else first
+
+
+def _log() -> None:
+    """Log to standard error, unless the user's code has set up logging."""
+    root = logging.getLogger()
+    if root.handlers:
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Plain("%(asctime)s %(levelname)s %(message)s"))
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)

@@ -15,11 +15,10 @@ from nightcrew.cli.failing import Code, Failure
 from nightcrew.cli.output import answer, console, note
 from nightcrew.cli.serving import problem
 from nightcrew.cli.showing import shape
-from nightcrew.cli.store import opened, whole_id
+from nightcrew.cli.store import opened, patience_of, whole_id
 from nightcrew.cli.text import plain, plain_lines, pretty_json, shorten
 from nightcrew.errors import JobCancelled, JobFailed, ResultNotReady
 from nightcrew.job import JobRecord, JobState
-from nightcrew.options import seconds
 from nightcrew.task import Job
 
 LOOK = 0.25
@@ -39,16 +38,6 @@ def wait(url: str | None, app: str | None, text: str, timeout: str | None, *, as
     patience = patience_of(timeout)
     with opened(url, app) as store:
         await_job(store, store.get(whole_id(store, text)), patience, as_json=as_json)
-
-
-def patience_of(timeout: str | None) -> float | None:
-    """Seconds, of what was typed for --timeout: a number of them, or text such as ``10m``."""
-    if timeout is None:
-        return None
-    try:
-        return seconds(float(timeout), "--timeout")
-    except ValueError:  # also a ConfigurationError: then said again with the text
-        return seconds(timeout, "--timeout")
 
 
 def await_job(store: Nightcrew, job: Job[Any], patience: float | None, *, as_json: bool, **more: Any) -> None:

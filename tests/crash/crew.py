@@ -214,12 +214,12 @@ class Crew:
         self.made += [job.id for job in jobs]
         return [job.id for job in jobs]
 
-    def job(self, key: str | None = None, **args: Any) -> NewJob:
+    def job(self, key: str | None = None, task: str = "step", **args: Any) -> NewJob:
         """A step to be enqueued."""
         job_id = new_id()
         return NewJob(
             id=job_id,
-            task="step",
+            task=task,
             queue="default",
             args=msgspec.json.encode(args),
             extras=Extras(correlation_id=key) if key else None,

@@ -47,7 +47,14 @@ async def export_pdf(ctx: Context, deck: Blob) -> Blob:
         return await ctx.blobs.aput(pdf, f"{stem(deck.name)}.pdf", "application/pdf")
 
 
-@tasks.task(name="demo.make_thumbnail", queue="documents", timeout="1m", retry=Retry(attempts=3, delay="2s"))
+@tasks.task(
+    name="demo.make_thumbnail",
+    queue="documents",
+    timeout="1m",
+    retry=Retry(attempts=3, delay="2s"),
+    # A picture made to crash the decoder takes a child with it, not the web server.
+    run_in="process",
+)
 def make_thumbnail(ctx: Context, image: Blob) -> Blob:
     """Make a picture small enough for a list, upright and without metadata."""
     with _processing(ctx), _folder() as folder:

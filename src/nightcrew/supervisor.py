@@ -289,6 +289,8 @@ class Supervisor:
             self._listen_once_more(crew)
         lived = time.monotonic() - crew.started_at
         orderly = code in (EXIT_CLEAN, EXIT_RESTART)
+        # Told to stop before it could listen: it had not begun, so that is as good.
+        orderly |= code == -signal.SIGTERM and crew.hello is None
         if not orderly:
             logger.error("worker %d (process %d) %s", crew.number, pid, _how(code))
             if not crew.ending:

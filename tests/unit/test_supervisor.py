@@ -156,6 +156,15 @@ def test_sigterm_lets_running_jobs_end(crew: Crew) -> None:
     assert job.refresh().state is JobState.SUCCEEDED
 
 
+def test_stopping_while_workers_start_is_orderly(crew: Crew) -> None:
+    crew.start(processes=3)
+    wait_until(lambda: crew.said("worker 3 started"))
+
+    crew.process.send_signal(signal.SIGTERM)
+
+    assert crew.wait() == 0
+
+
 def test_a_second_signal_interrupts_and_charges_nothing(crew: Crew) -> None:
     crew.start(worker={"lease": 15.0, "beat": 0.2})
     job, _, runs = crew.enqueue_waiting("job")

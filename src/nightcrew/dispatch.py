@@ -7,7 +7,6 @@ taken up when the first is waiting. What becomes of a single job is in `execute`
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
 import random
 import time
@@ -17,15 +16,16 @@ from contextvars import Context as Variables
 
 from nightcrew.app import Nightcrew
 from nightcrew.context import Context
+from nightcrew.deadlines import GRACE, OVERDUE, Deadlines, overdue
 from nightcrew.engine import ClaimRequest, Finished, Topic, Wakeups
 from nightcrew.errors import EngineBusy, EngineError, LeaseLost, StorageFull
-from nightcrew.execute import Plan, Run, begin_on_loop, error_info, run_in_thread
-from nightcrew.files import SPILLED, spill, unspill
+from nightcrew.execute import Plan, Run, begin_on_loop, error_info, fetched, run_in_thread, spilled
+from nightcrew.files import SPILLED
 from nightcrew.job import Ended, Grant, Outcome, Transition
 from nightcrew.journal import Journal
 from nightcrew.notes import Notes
 from nightcrew.policy import decide
-from nightcrew.runners.command_task import run_command_task
+from nightcrew.runners.killable import run_killable
 from nightcrew.runners.process import ProcessRunner
 from nightcrew.runners.thread import ThreadRunner
 
@@ -44,10 +44,6 @@ PREFETCH_TTL = 2.0
 POLL = 1.0
 TURN = 0.005
 """Seconds that jobs which never wait may hold the event loop before others get their turn."""
-GRACE = 2.0
-"""Seconds that a job gets to end after it was told to, before it is left to itself."""
-OVERDUE = 3.0
-"""Seconds past its deadline at which a job that blocks the event loop is settled without it."""
 
 _monotonic = time.monotonic
 
@@ -105,7 +101,7 @@ class Dispatcher:
         self._threads = ThreadRunner(sizes["thread"], self._loop, variables)
         self._children = ProcessRunner(app, sizes["process"])
         self._runs: dict[int, Run] = {}
-        self._deadlines: list[tuple[float, int, Run]] = []
+        self._deadlines = Deadlines(self._loop, self._interrupt)
         self._results: list[tuple[Transition, int]] = []
         self._flusher: asyncio.Task[None] | None = None
         self._flush_timer: asyncio.TimerHandle | None = None
@@ -230,9 +226,7 @@ class Dispatcher:
         self._runs[grant.seq] = run
         if run.deadline is not None and not (slots.kind == "process" and run.plan.task.command is None):
             # (A child's runner minds its deadline itself, and can do more about it.)
-            heapq.heappush(self._deadlines, (run.deadline, run.place, run))
-            if self._deadlines[0][2] is run:
-                self._loop.call_later(run.deadline - now, self._expire)
+            self._deadlines.mind(run)
         return run
 
     def _new_context(self, grant: Grant, deadline: float | None) -> Context:
@@ -251,7 +245,7 @@ class Dispatcher:
                 run.task = this
                 args = bytes(run.grant.args)
                 if args.startswith(SPILLED):
-                    found = await self._unspilled(args)
+                    found = await fetched(self._store, args)
                     if isinstance(found, Ended):
                         now = self._ended(run, slots, found)
                         continue
@@ -274,12 +268,6 @@ class Dispatcher:
             slots.busy -= 1
             self._freed(slots)
 
-    async def _unspilled(self, args: bytes) -> bytes | Ended:
-        try:
-            return await unspill(self._store, args)
-        except Exception as error:  # the file is gone or damaged: this job alone fails
-            return Ended(Outcome.BAD_ARGUMENTS, error=error_info(error))
-
     def _start_in_thread(self, slots: Slots, run: Run) -> None:
         args = bytes(run.grant.args)
         hooks = self._app.hooks
@@ -287,7 +275,7 @@ class Dispatcher:
         def work() -> Ended:
             nonlocal args
             if args.startswith(SPILLED):
-                found = asyncio.run_coroutine_threadsafe(self._unspilled(args), self._loop).result()
+                found = asyncio.run_coroutine_threadsafe(fetched(self._store, args), self._loop).result()
                 if isinstance(found, Ended):
                     return found
                 args = found
@@ -302,22 +290,8 @@ class Dispatcher:
         self._threads.submit(work, deliver)
 
     async def _run_in_child(self, slots: Slots, run: Run) -> None:
-        task = run.plan.task
-        ended: Ended | None
-        try:
-            args = await self._unspilled(bytes(run.grant.args))
-            if isinstance(args, Ended):
-                ended = args
-            elif task.command is not None:
-                ended = await run_command_task(task, args, run.context())
-            else:
-                ended = await self._children.run(
-                    task, run.grant, args, context=run.context(), deadline=run.deadline
-                )
-        except asyncio.CancelledError:
-            ended = None
-        except Exception as error:  # no child could be started, say
-            ended = Ended(Outcome.ERROR, error=error_info(error))
+        args = await fetched(self._store, bytes(run.grant.args))
+        ended = args if isinstance(args, Ended) else await run_killable(run, args, self._children)
         slots.busy -= 1
         self._ended(run, slots, run.told(ended))
         self._freed(slots)
@@ -328,17 +302,7 @@ class Dispatcher:
         if not slots.dry:
             self._nudge.set()
 
-    # deadlines and cancelling
-
-    def _expire(self) -> None:
-        """Tell the jobs whose time is up."""
-        now = _monotonic()
-        while self._deadlines and (self._deadlines[0][2].settled or self._deadlines[0][0] <= now):
-            run = heapq.heappop(self._deadlines)[2]
-            if not run.settled:
-                self._interrupt(run, Outcome.TIMED_OUT, f"its time of {run.timeout:g} s is up")
-        if self._deadlines:
-            self._loop.call_later(max(0.0, self._deadlines[0][0] - now), self._expire)
+    # ending before their time
 
     def _interrupt(self, run: Run, outcome: Outcome, reason: str) -> None:
         run.interrupt(outcome, reason)
@@ -362,19 +326,10 @@ class Dispatcher:
 
     def overdue(self) -> list[Transition]:
         """For the heartbeat thread: settlements of jobs that block the event loop past their deadline."""
-        limit = _monotonic() - OVERDUE
-        overdue = []
-        for run in list(self._runs.values()):
-            if (
-                run.deadline is not None
-                and run.deadline < limit
-                and not run.settled
-                and run.kind != "process"
-            ):
-                run.settled = True
-                run.stop, run.stop_reason = Outcome.TIMED_OUT, f"its time of {run.timeout:g} s is up"
-                overdue.append(run.settlement(run.told(None), _monotonic(), run.started + self._wall_offset))
-        return overdue
+        return [
+            run.settlement(run.told(None), _monotonic(), run.started + self._wall_offset)
+            for run in overdue(list(self._runs.values()), _monotonic() - OVERDUE)
+        ]
 
     def cancel(self, jobs: Sequence[tuple[str, int]]) -> None:
         """Cancel jobs (id, fence) that somebody asked to cancel."""
@@ -412,12 +367,7 @@ class Dispatcher:
         return now
 
     async def _spill(self, run: Run, ended: Ended, now: float) -> None:
-        try:
-            assert ended.result is not None
-            ended.result, blobs = await spill(self._store, ended.result, self._engine.limits.inline_bytes)
-            ended.blobs += blobs
-        except Exception as error:  # a full disk, say
-            ended = Ended(Outcome.BAD_RESULT, error=error_info(error))
+        ended = await spilled(self._store, ended, self._engine.limits.inline_bytes)
         del self._runs[run.grant.seq]
         self._settled(run.settlement(ended, now, run.started + self._wall_offset), run.place)
 

@@ -15,8 +15,10 @@ import msgspec
 from msgspec import Raw
 
 from nightcrew.app import Hooks
+from nightcrew.blob import BlobStore
 from nightcrew.context import Context, set_current
 from nightcrew.errors import Abort, ArgumentsError, ConfigurationError, RetryAfter, Snooze, Stopped
+from nightcrew.files import spill, unspill
 from nightcrew.job import Ended, ErrorInfo, Extras, Grant, Outcome, RetryRule, Transition
 from nightcrew.options import exception_name, seconds
 from nightcrew.policy import decide, success
@@ -80,6 +82,23 @@ def arguments(task: AnyTask, args: bytes | Raw, make_context: Callable[[], Conte
     if signature.context_parameter is not None:
         keyword[signature.context_parameter] = make_context()
     return positional, keyword
+
+
+async def fetched(store: BlobStore, args: bytes) -> bytes | Ended:
+    """The arguments, from the blob store if they were too large for the job's own place."""
+    try:
+        return await unspill(store, args)
+    except Exception as error:  # the file is gone or damaged: this job alone fails
+        return Ended(Outcome.BAD_ARGUMENTS, error=error_info(error))
+
+
+async def spilled(store: BlobStore, ended: Ended, limit: int) -> Ended:
+    """The same end, its result in the blob store if it is larger than `limit` bytes."""
+    try:
+        result, blobs = await spill(store, ended.result or b"null", limit)
+    except Exception as error:  # a full disk, say
+        return Ended(Outcome.BAD_RESULT, error=error_info(error))
+    return Ended(ended.outcome, result=result, blobs=ended.blobs + blobs)
 
 
 def succeeded(task: AnyTask, value: Any) -> Ended:

@@ -7,6 +7,8 @@ from nightcrew.options import KEEP_FAILED, KEEP_RESULT
 
 POISON_CRASHES = 2
 """Proven crashes after which a job is a dead letter."""
+_ONCE = "this task must not run twice (rerun_if_lost=False)"
+
 MAX_LOSSES = 20
 """Unproven losses after which a job is a dead letter: each took its whole worker with it."""
 
@@ -72,61 +74,67 @@ def decide(
         case Outcome.CANCELLED:
             transition.state = JobState.CANCELLED
             transition.keep = keep_result
-        case Outcome.RETURNED:
-            transition.attempts = grant.attempts
-            if started_at is not None and not grant.rerun_if_lost:
-                transition.reason = (
-                    "it was interrupted, and this task must not run twice (rerun_if_lost=False)"
-                )
-            else:
-                transition.state = JobState.READY
-        case Outcome.SNOOZED:
-            transition.attempts = grant.attempts
-            transition.state = JobState.READY
-            transition.delay = delay
+        case Outcome.RETURNED | Outcome.SNOOZED:
+            _come_back(transition, delay if outcome is Outcome.SNOOZED else 0.0)
         case Outcome.LOST:
-            transition.attempts = grant.attempts
-            transition.losses = grant.losses + 1
-            if not grant.rerun_if_lost:
-                transition.reason = (
-                    "its worker died while it ran, and this task must not run twice (rerun_if_lost=False)"
-                )
-            elif transition.losses >= MAX_LOSSES:
-                transition.reason = f"its worker died while it ran, {transition.losses} times"
-            else:
-                transition.state = JobState.READY
+            _lost(transition)
         case Outcome.CRASHED:
-            transition.attempts = grant.attempts
-            transition.crashes = grant.crashes + 1
-            if not grant.rerun_if_lost:
-                transition.reason = (
-                    "it killed its process, and this task must not run twice (rerun_if_lost=False)"
-                )
-            elif transition.crashes >= POISON_CRASHES:
-                transition.reason = f"it killed its process {transition.crashes} times"
-            else:
-                transition.state = JobState.READY
-                transition.delay = wait_before_retry(rule, transition.crashes, chance)
+            _crashed(transition, rule, chance)
         case Outcome.ERROR | Outcome.RETRY_AFTER | Outcome.TIMED_OUT:
-            allowed = outcome is not Outcome.ERROR or may_retry(rule, error)
-            if outcome is Outcome.TIMED_OUT and not grant.rerun_if_lost:
-                # Nobody knows how far it got, or whether a thread of it still runs.
-                allowed = False
-                transition.reason = (
-                    "it ran out of time, and this task must not run twice (rerun_if_lost=False)"
-                )
-            if allowed and transition.attempts < grant.max_attempts:
-                transition.state = JobState.READY
-                transition.delay = (
-                    delay
-                    if outcome is Outcome.RETRY_AFTER
-                    else wait_before_retry(rule, transition.attempts, chance)
-                )
-            elif not allowed and transition.reason is None:
-                transition.reason = "this error is not retried"
+            _try_again(transition, rule, chance, delay)
         case Outcome.ABORTED | Outcome.BAD_ARGUMENTS | Outcome.BAD_RESULT:
             pass
     return transition
+
+
+def _come_back(transition: Transition, delay: float) -> None:
+    grant = transition.grant
+    transition.attempts = grant.attempts
+    interrupted = transition.outcome is Outcome.RETURNED and transition.started_at is not None
+    if interrupted and not grant.rerun_if_lost:
+        transition.reason = f"it was interrupted, and {_ONCE}"
+    else:
+        transition.state = JobState.READY
+        transition.delay = delay
+
+
+def _lost(transition: Transition) -> None:
+    grant = transition.grant
+    transition.attempts = grant.attempts
+    transition.losses = grant.losses + 1
+    if not grant.rerun_if_lost:
+        transition.reason = f"its worker died while it ran, and {_ONCE}"
+    elif transition.losses >= MAX_LOSSES:
+        transition.reason = f"its worker died while it ran, {transition.losses} times"
+    else:
+        transition.state = JobState.READY
+
+
+def _crashed(transition: Transition, rule: RetryRule, chance: float) -> None:
+    grant = transition.grant
+    transition.attempts = grant.attempts
+    transition.crashes = grant.crashes + 1
+    if not grant.rerun_if_lost:
+        transition.reason = f"it killed its process, and {_ONCE}"
+    elif transition.crashes >= POISON_CRASHES:
+        transition.reason = f"it killed its process {transition.crashes} times"
+    else:
+        transition.state = JobState.READY
+        transition.delay = wait_before_retry(rule, transition.crashes, chance)
+
+
+def _try_again(transition: Transition, rule: RetryRule, chance: float, delay: float) -> None:
+    grant, outcome = transition.grant, transition.outcome
+    if outcome is Outcome.TIMED_OUT and not grant.rerun_if_lost:
+        # Nobody knows how far it got, or whether a thread of it still runs.
+        transition.reason = f"it ran out of time, and {_ONCE}"
+    elif outcome is Outcome.ERROR and not may_retry(rule, transition.error):
+        transition.reason = transition.reason or "this error is not retried"
+    elif transition.attempts < grant.max_attempts:
+        transition.state = JobState.READY
+        transition.delay = (
+            delay if outcome is Outcome.RETRY_AFTER else wait_before_retry(rule, transition.attempts, chance)
+        )
 
 
 def success(

@@ -21,7 +21,8 @@ from typing import Any
 
 from nightcrew.app import Nightcrew
 from nightcrew.client import new_id
-from nightcrew.dispatch import GRACE, MAX_UNSETTLED, Dispatcher
+from nightcrew.deadlines import GRACE
+from nightcrew.dispatch import MAX_UNSETTLED, Dispatcher
 from nightcrew.engine import Directives, WorkerStatus
 from nightcrew.errors import ConfigurationError, LeaseLost
 from nightcrew.heartbeat import Heartbeat

@@ -297,28 +297,23 @@ class OpenGrants:
     def __init__(self, db: Db, claims: set[int]) -> None:
         self._db = db
         self.workers: dict[int, int] = {}
-        self._members: dict[int, dict[int, Member]] = {}
-        self._touched: set[int] = set()
+        self.members: dict[int, dict[int, Member]] = {}
         for claim_id in claims:
             row = db.execute("SELECT worker, members FROM claim WHERE id = ?", (claim_id,)).get
+            self.members[claim_id] = {}
             if row is not None:
                 self.workers[claim_id] = row[0]
-                self._members[claim_id] = unpack_members(row[1])
+                self.members[claim_id] = unpack_members(row[1])
 
     def holds(self, grant: Grant) -> bool:
         """Whether this grant is still open: the fence."""
-        member = self._members.get(grant.claim, {}).get(grant.seq)
+        member = self.members[grant.claim].get(grant.seq)
         return member is not None and member[1] == grant.fence
 
-    def settle(self, grant: Grant) -> None:
-        """Take it out."""
-        del self._members[grant.claim][grant.seq]
-        self._touched.add(grant.claim)
-
-    def store(self) -> None:
-        """Write what is left of the claims."""
-        for claim_id in self._touched:
-            left = self._members[claim_id]
+    def store(self, touched: set[int]) -> None:
+        """Write what is left of the claims of which something was settled."""
+        for claim_id in touched:
+            left = self.members[claim_id]
             if left:
                 self._db.execute(
                     "UPDATE claim SET members = ? WHERE id = ?", (pack_members(left.values()), claim_id)
@@ -327,69 +322,76 @@ class OpenGrants:
                 self._db.execute("DELETE FROM claim WHERE id = ?", (claim_id,))
 
 
+class _Settlements:
+    """Rows of settled grants, gathered to be written together."""
+
+    __slots__ = ("attempts", "blobs", "done", "later", "now", "ready")
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+        self.done: list[Any] = []
+        self.attempts: list[Any] = []
+        self.ready: list[Any] = []
+        self.later: list[Any] = []
+        self.blobs: list[Any] = []
+
+    def add(self, t: Transition, state: JobState, stream: int, worker: int) -> None:
+        grant, now = t.grant, self.now
+        if state is JobState.READY:
+            counts = (grant.fence, t.attempts, t.crashes, t.losses)
+            if t.delay > 0:
+                self.later += (now + t.delay, grant.seq, stream, *counts)
+            else:
+                self.ready += (stream, grant.seq, *counts, now)
+        else:
+            result = None if t.result is None else t.result.decode()
+            self.done += (grant.seq, _STATE_NUMBERS[state], grant.fence, t.attempts, t.crashes, t.losses)
+            self.done += (worker, t.started_at, t.duration, now, now + t.keep, result)
+        if t.outcome is not Outcome.SUCCEEDED and (state is not JobState.READY or _worth_keeping(t)):
+            self.attempts += (grant.seq, grant.fence, grant.attempt, t.outcome, t.reason, _text(t.error))
+            self.attempts += (worker, t.started_at, now)
+        for blob in t.blobs:
+            self.blobs += (blob, grant.seq)
+
+    def write(self, db: Db, bell: Bell) -> None:
+        insert(db, _INSERT_DONE, 12, self.done)
+        insert(db, _INSERT_ATTEMPT, 9, self.attempts)
+        insert(db, _INSERT_READY, 7, self.ready)
+        insert(db, _INSERT_LATER, 7, self.later)
+        insert(db, _INSERT_BLOB, 2, self.blobs)
+        if self.done:
+            bell.ring(Topic.DONE)
+        if self.ready or self.later:
+            bell.ring(Topic.READY)
+
+
 def finish(db: Db, lanes: Lanes, bell: Bell, transitions: Sequence[Transition], now: float) -> list[Finished]:
     """Apply settlements whose grant is still open; refuse the others."""
     grants = OpenGrants(db, {t.grant.claim for t in transitions})
     asked = db.execute("SELECT group_concat(seq) FROM cancel").get
     cancelling = set(map(int, str(asked).split(","))) if asked is not None else set()
-    done: list[Any] = []
-    attempts: list[Any] = []
-    ready: list[Any] = []
-    later: list[Any] = []
-    blobs: list[Any] = []
+    settled = _Settlements(now)
+    touched: set[int] = set()
     answers: list[Finished] = []
     for n, t in enumerate(transitions):
-        grant = t.grant
-        seq = grant.seq
+        grant, state = t.grant, t.state
         if not grants.holds(grant):
             answers.append(_settled_before(db, grant, transitions[:n], answers))
             continue
-        grants.settle(grant)
+        del grants.members[grant.claim][grant.seq]
+        touched.add(grant.claim)
         answers.append(Finished.APPLIED)
-        state = t.state
-        worker = grants.workers[grant.claim]
-        if cancelling and seq in cancelling:
-            db.execute("DELETE FROM cancel WHERE seq = ?", (seq,))
+        if cancelling and grant.seq in cancelling:
+            db.execute("DELETE FROM cancel WHERE seq = ?", (grant.seq,))
             if state is JobState.READY:
                 # It was asked to stop and would come back instead: then it is cancelled.
                 state = JobState.CANCELLED
+        stream = 0
         if state is JobState.READY:
             stream = stream_of(lanes.id(db, grant.queue, grant.task), grant.priority)
-            counts = (grant.fence, t.attempts, t.crashes, t.losses)
-            if t.delay > 0:
-                later += (now + t.delay, seq, stream, *counts)
-            else:
-                ready += (stream, seq, *counts, now)
-        else:
-            done += (
-                seq,
-                _STATE_NUMBERS[state],
-                grant.fence,
-                t.attempts,
-                t.crashes,
-                t.losses,
-                worker,
-                t.started_at,
-                t.duration,
-                now,
-                now + t.keep,
-                None if t.result is None else t.result.decode(),
-            )
-        if t.outcome is not Outcome.SUCCEEDED and (state is not JobState.READY or _worth_keeping(t)):
-            attempts += (seq, grant.fence, grant.attempt, t.outcome, t.reason, _text(t.error), worker)
-            attempts += (t.started_at, now)
-        for blob in t.blobs:
-            blobs += (blob, seq)
-    insert(db, _INSERT_DONE, 12, done)
-    insert(db, _INSERT_ATTEMPT, 9, attempts)
-    insert(db, _INSERT_READY, 7, ready)
-    insert(db, _INSERT_LATER, 7, later)
-    insert(db, _INSERT_BLOB, 2, blobs)
-    grants.store()
-    if done:
-        bell.ring(Topic.DONE)
-    if ready or later:
-        bell.ring(Topic.READY)
+        settled.add(t, state, stream, grants.workers[grant.claim])
+    settled.write(db, bell)
+    grants.store(touched)
     return answers
 
 

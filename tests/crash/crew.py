@@ -205,7 +205,7 @@ class Crew:
         return member
 
     async def enqueue(self, count: int, **args: Any) -> list[str]:
-        """Enqueue steps; each is one request of its own to the checker."""
+        """Enqueue steps; an argument that is a function is asked anew for each."""
         jobs = [
             self.job(n=len(self.made) + number, **{k: v() if callable(v) else v for k, v in args.items()})
             for number in range(count)
@@ -214,14 +214,15 @@ class Crew:
         self.made += [job.id for job in jobs]
         return [job.id for job in jobs]
 
-    def job(self, key: str | None = None, task: str = "step", **args: Any) -> NewJob:
-        """A step to be enqueued."""
+    def job(self, key: str | None = None, task: str = "step", once: bool = False, **args: Any) -> NewJob:
+        """A step to be enqueued; with `once` it must not run twice, whatever happens to its worker."""
         job_id = new_id()
         return NewJob(
             id=job_id,
             task=task,
             queue="default",
             args=msgspec.json.encode(args),
+            rerun_if_lost=not once,
             extras=Extras(correlation_id=key) if key else None,
         )
 

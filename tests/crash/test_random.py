@@ -1,16 +1,21 @@
-"""``kill -9`` of real workers at any moment: nothing lost, nothing finished twice, no late write accepted."""
+"""``kill -9`` of real processes at any moment: nothing lost, nothing finished twice, no late write accepted."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
-from tests.crash.crew import Crew, wrote
+import pytest
+
+from nightcrew.testing.history import read_histories
+from tests.crash.crew import Crew, ask, sees, wrote
 
 KILLS = 300
 WORKERS = 6
 AT_ONCE = 2
 
 
+@pytest.mark.timeout(400)
 async def test_workers_killed_at_random(crew: Crew) -> None:
     def soon() -> float:
         return crew.random.uniform(0.0, 0.03)
@@ -18,11 +23,13 @@ async def test_workers_killed_at_random(crew: Crew) -> None:
     def fails() -> int:
         return crew.random.choice([0] * 18 + [1, 5])
 
+    once: list[str] = []
     workers = [crew.start() for _ in range(WORKERS)]
     while crew.nemesis.kills < KILLS:
         stats = await crew.engine.stats()
         if sum(queue.ready for queue in stats.queues) < 200:
-            await crew.enqueue(100, seconds=soon, fails=fails, saves=lambda: crew.random.random() < 0.1)
+            await crew.enqueue(90, seconds=soon, fails=fails, saves=lambda: crew.random.random() < 0.1)
+            once += await crew.enqueue(10, seconds=soon, once=True)
         busy = [worker for worker in workers if wrote(worker, "claim", '"job"')]
         victims = crew.random.sample(busy, min(AT_ONCE, len(busy)))
         await asyncio.sleep(crew.random.uniform(0.0, 0.05))  # sleeps: the fault comes at any moment
@@ -35,3 +42,25 @@ async def test_workers_killed_at_random(crew: Crew) -> None:
     await crew.drained()
     verdict = await crew.verdict(kills=KILLS, jobs=2 * KILLS, rescued=KILLS, bodies=2 * KILLS)
     assert verdict.ok, verdict
+
+    starts = Counter(
+        record.job for records in read_histories(crew.histories) for record in records if record.f == "start"
+    )
+    assert len(once) >= 20
+    assert [job for job in once if starts[job] > 1] == [], "a job that must not run twice did"
+
+
+async def test_clients_killed_at_random(crew: Crew) -> None:
+    """What a client never heard the answer to, it asks for again under the same id: once is once."""
+    crew.start()
+    for number in range(15):
+        jobs = tuple(crew.job(key=f"{number} {n}", n=n) for n in range(200))
+        client = crew.start(ask, jobs=jobs)
+        await sees(client, "enqueue")
+        await asyncio.sleep(crew.random.uniform(0.0, 0.1))  # sleeps: the fault comes at any moment
+        await crew.kill(client)
+        await crew.engine.enqueue(jobs)
+    await crew.drained()
+    verdict = await crew.verdict(kills=5, jobs=3_000, bodies=3_000)
+    assert verdict.ok, verdict
+    assert verdict.counts["jobs"] == 3_000

@@ -11,8 +11,9 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import Context as Variables
+from dataclasses import dataclass, field
 
 from nightcrew.app import Nightcrew
 from nightcrew.context import Context
@@ -48,22 +49,20 @@ TURN = 0.005
 _monotonic = time.monotonic
 
 
+@dataclass(slots=True)
 class Slots:
     """The places of one kind of work, and the jobs fetched for them."""
 
-    __slots__ = ("busy", "dry", "ended", "fetched_at", "kind", "prefetch", "queue", "size", "tasks")
-
-    def __init__(self, kind: str, size: int, tasks: Sequence[str]) -> None:
-        self.kind = kind
-        self.size = size
-        self.tasks = tuple(tasks)
-        self.queue: deque[Grant] = deque()
-        self.busy = 0
-        self.prefetch = 0
-        self.ended = 0
-        self.fetched_at = 0.0
-        self.dry = False
-        """The last claim got less than it asked for: ask again at a hint, or at the next poll."""
+    kind: str
+    size: int
+    tasks: tuple[str, ...]
+    queue: deque[Grant] = field(default_factory=deque)
+    busy: int = 0
+    prefetch: int = 0
+    ended: int = 0
+    fetched_at: float = 0.0
+    dry: bool = False
+    """The last claim got less than it asked for: ask again at a hint, or at the next poll."""
 
     def wanted(self) -> int:
         """How many jobs to claim now."""
@@ -83,6 +82,7 @@ class Dispatcher:
         sizes: Mapping[str, int],
         journal: Journal,
         variables: Variables,
+        thread_lost: Callable[[], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._app = app
@@ -92,9 +92,10 @@ class Dispatcher:
         self._queues = queues
         self._journal = journal
         self._variables = variables
+        self._thread_lost = thread_lost
         self._plans = {name: Plan(task) for name, task in app.tasks.items()}
         self._slots = {
-            kind: Slots(kind, size, [name for name, plan in self._plans.items() if plan.kind == kind])
+            kind: Slots(kind, size, tuple(name for name, plan in self._plans.items() if plan.kind == kind))
             for kind, size in sizes.items()
         }
         self.notes = Notes(self._engine, self._loop)
@@ -108,6 +109,8 @@ class Dispatcher:
         self._working: set[asyncio.Task[None]] = set()
         self._spilling: set[asyncio.Task[None]] = set()
         self._nudge = asyncio.Event()
+        self._claimed = asyncio.Event()
+        self._claimed.set()
         self._wall_offset = time.time() - _monotonic()
         self.quiet = False
         """Claim no more."""
@@ -115,11 +118,6 @@ class Dispatcher:
         """Start no more either."""
         self.lost = False
         """Somebody else has our jobs: settle nothing."""
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """The names of the tasks it knows."""
-        return tuple(sorted(self._plans))
 
     @property
     def running(self) -> int:
@@ -172,7 +170,11 @@ class Dispatcher:
                 self._engine.claim(ClaimRequest(self._worker, self._queues, slots.tasks, count))
                 for slots, count in asked
             ]
-            answers = [await claims[0]] if len(claims) == 1 else await asyncio.gather(*claims)
+            self._claimed.clear()
+            try:
+                answers = [await claims[0]] if len(claims) == 1 else await asyncio.gather(*claims)
+            finally:
+                self._claimed.set()
             for (slots, count), claimed in zip(asked, answers, strict=True):
                 slots.dry = len(claimed.grants) < count
                 slots.fetched_at = _monotonic()
@@ -323,6 +325,7 @@ class Dispatcher:
             slots.busy -= 1
             self._threads.abandon()
             self._freed(slots)
+            self._thread_lost()
 
     def overdue(self) -> list[Transition]:
         """For the heartbeat thread: settlements of jobs that block the event loop past their deadline."""
@@ -492,7 +495,8 @@ class Dispatcher:
         self.interrupt_all()
 
     async def flush(self) -> None:
-        """Store all that has ended."""
+        """Store all that has ended, and give back what a claim on its way still brings."""
+        await self._claimed.wait()
         while self._results or self._flusher or self._spilling:
             self._flush_now()
             await asyncio.wait([task for task in (self._flusher, *self._spilling) if task])

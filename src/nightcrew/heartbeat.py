@@ -69,6 +69,8 @@ class Heartbeat:
                 return
             self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         engine = connect(self._url)
+        # Apart from the store: one that stalls must not make this process look hung.
+        writing = asyncio.create_task(self._beat_journal())
         try:
             while True:
                 try:
@@ -82,14 +84,19 @@ class Heartbeat:
         finally:
             with self._lock:
                 self._task = None
+            writing.cancel()
             await engine.close()
+
+    async def _beat_journal(self) -> None:
+        while True:
+            self._journal.beat(time.monotonic())
+            await asyncio.sleep(TICK)
 
     async def _listen(self, engine: Engine) -> None:
         renew_at = time.monotonic() + self._every
         async with engine.wakeups([Topic.CONTROL]) as hints:
             while True:
                 asked = await hints.wait(TICK)
-                self._journal.beat(time.monotonic())
                 overdue = self._overdue()
                 if overdue:
                     await engine.finish(overdue)

@@ -86,8 +86,11 @@ class Worker:
         self._boot = boot_id()
         self._stage = 0
         self._staged = asyncio.Event()
+        self._lost_threads = 0
         self.id = ""
         """New with every start; empty before the first."""
+        self.wants_restart = False
+        """It has stopped because its process should be replaced by a fresh one."""
 
     # life
 
@@ -125,7 +128,15 @@ class Worker:
         self._journal = Journal(
             path, self.id, 2 * MAX_UNSETTLED + sum(self._sizes.values()), time.monotonic()
         )
-        self._jobs = Dispatcher(self._app, self.id, self._queues, self._sizes, self._journal, self._variables)
+        self._jobs = Dispatcher(
+            self._app,
+            self.id,
+            self._queues,
+            self._sizes,
+            self._journal,
+            self._variables,
+            self._on_thread_lost,
+        )
         heart = Heartbeat(
             self._app.url, self._status, self._journal, self._beat, self._on_directives, self._jobs.overdue
         )
@@ -140,8 +151,15 @@ class Worker:
             )
             tasks = [self._loop.create_task(duty) for duty in duties]
             staged = self._loop.create_task(self._staged.wait())
-            await asyncio.wait([*tasks, staged], return_when=asyncio.FIRST_COMPLETED)
-            staged.cancel()
+            try:
+                await asyncio.wait([*tasks, staged], return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                # No time to drain, but what is not finished goes back all the same.
+                self._stage = max(self._stage, 3)
+                await self._shut_down()
+                raise
+            finally:
+                staged.cancel()
             failed = [error for task in tasks if task.done() and (error := task.exception())]
             if any(isinstance(error, LeaseLost) for error in failed):
                 self._lost = True
@@ -165,7 +183,7 @@ class Worker:
             boot=self._boot,
             pid=os.getpid(),
             queues=self._queues,
-            tasks=self._jobs.tasks,
+            tasks=tuple(sorted(self._app.tasks)),
             concurrency=sum(self._sizes.values()),
             running=self._jobs.running,
             state="stopping" if self._stage else "quiet" if self._jobs.quiet else "running",
@@ -179,6 +197,16 @@ class Worker:
         if directives.lost or directives.cancel:
             with contextlib.suppress(RuntimeError):  # the loop has just been closed
                 self._loop.call_soon_threadsafe(self._obey, directives)
+
+    def _on_thread_lost(self) -> None:
+        """A job in a thread did not end at its deadline, and its thread goes on for ever perhaps."""
+        self._lost_threads += 1
+        if self._journal_path is not None and self._lost_threads * 4 >= self._sizes["thread"]:
+            logger.warning(
+                "%d threads do not come back: this process asks to be replaced", self._lost_threads
+            )
+            self.wants_restart = True
+            self.stop()
 
     def _obey(self, directives: Directives) -> None:
         if directives.lost:

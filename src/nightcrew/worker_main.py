@@ -23,17 +23,20 @@ import uvloop
 from nightcrew.app import Nightcrew
 from nightcrew.errors import ConfigurationError
 from nightcrew.loading import load_app
-from nightcrew.supervisor import EXIT_CONFIGURATION, Hello, WorkerSettings, stack_file
+from nightcrew.supervisor import EXIT_CONFIGURATION, EXIT_RESTART, Hello, WorkerSettings, stack_file
 from nightcrew.worker import Worker
 
 logger = logging.getLogger("nightcrew.worker")
 
 RETRY_QUIET = 0.05
+SWITCH_INTERVAL = 0.0005
+"""Seconds after which a busy event loop gives Python's lock to the threads that write and beat."""
 
 
 def main() -> int:
     """Run a worker as a supervisor asks; return the exit code."""
     spec, journal, line, settings = sys.argv[1:]
+    sys.setswitchinterval(SWITCH_INTERVAL)
     if not logging.getLogger().handlers:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # However it hangs, and even with the interpreter's lock held, it can be asked where it is.
@@ -51,7 +54,7 @@ def main() -> int:
         finally:
             faulthandler.unregister(signal.SIGUSR2)
             stack_file(Path(journal)).unlink(missing_ok=True)
-    return 0
+    return EXIT_RESTART if worker.wants_restart else 0
 
 
 async def serve(app: Nightcrew, worker: Worker, line: socket.socket) -> None:

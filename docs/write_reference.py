@@ -26,6 +26,7 @@ ENVIRONMENT = {
     "NIGHTCREW_APP": "The app of the command line, as `module:app`.",
     "NIGHTCREW_DEMO_DATA": "The folder in which the sample keeps its jobs and files.",
     "NIGHTCREW_DEMO_ALLOW_NETWORK": "Set to 1, it lets the sample convert where LibreOffice's network cannot be closed.",
+    "NIGHTCREW_DEMO_ALLOW_FILES": "Set to 1, it lets the sample convert where LibreOffice cannot be kept from files.",
 }
 """Those that a user may set."""
 

@@ -10,10 +10,8 @@ import asyncio
 import logging
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import Context as Variables
-from dataclasses import dataclass, field
 
 from nightcrew.app import Nightcrew
 from nightcrew.context import Context
@@ -29,6 +27,7 @@ from nightcrew.policy import decide
 from nightcrew.runners.killable import run_killable
 from nightcrew.runners.process import ProcessRunner
 from nightcrew.runners.thread import ThreadRunner
+from nightcrew.slots import MAX_PREFETCH, PREFETCH_SECONDS, PREFETCH_TTL, Slots
 
 logger = logging.getLogger("nightcrew.worker")
 
@@ -38,37 +37,11 @@ FLUSH_AFTER = 0.010
 FLUSH_AT = 500
 MAX_UNSETTLED = 2_048
 """Settlements that may wait for the store; past that no further job is started."""
-MAX_PREFETCH = 512
-PREFETCH_SECONDS = 0.01
-PREFETCH_TTL = 2.0
-"""Seconds that a fetched job may wait for a slot here before it is given back to others."""
 POLL = 1.0
 TURN = 0.005
 """Seconds that jobs which never wait may hold the event loop before others get their turn."""
 
 _monotonic = time.monotonic
-
-
-@dataclass(slots=True)
-class Slots:
-    """The places of one kind of work, and the jobs fetched for them."""
-
-    kind: str
-    size: int
-    tasks: tuple[str, ...]
-    queue: deque[Grant] = field(default_factory=deque)
-    busy: int = 0
-    prefetch: int = 0
-    ended: int = 0
-    fetched_at: float = 0.0
-    dry: bool = False
-    """The last claim got less than it asked for: ask again at a hint, or at the next poll."""
-
-    def wanted(self) -> int:
-        """How many jobs to claim now."""
-        if not self.tasks or self.dry or len(self.queue) > self.prefetch // 2:
-            return 0
-        return max(0, min(self.size + self.prefetch - self.busy - len(self.queue), BATCH))
 
 
 class Dispatcher:
@@ -162,7 +135,7 @@ class Dispatcher:
         """Claim what there is room for; return when the next job is due."""
         due: float | None = None
         while not self.quiet:
-            asked = [(slots, count) for slots in self._slots.values() if (count := slots.wanted())]
+            asked = [(slots, count) for slots in self._slots.values() if (count := _wanted(slots))]
             if not asked or len(self._results) > MAX_UNSETTLED:
                 break
             self._flush_now()  # so that what has ended rides in the same commit
@@ -505,3 +478,10 @@ class Dispatcher:
         """Let threads and children go."""
         self._threads.close()
         await self._children.close()
+
+
+def _wanted(slots: Slots) -> int:
+    """How many jobs to claim for these slots now."""
+    if not slots.tasks or slots.dry or len(slots.queue) > slots.prefetch // 2:
+        return 0
+    return max(0, min(slots.size + slots.prefetch - slots.busy - len(slots.queue), BATCH))

@@ -206,10 +206,11 @@ class Crew:
 
     async def enqueue(self, count: int, **args: Any) -> list[str]:
         """Enqueue steps; an argument that is a function is asked anew for each."""
-        jobs = [
-            self.job(n=len(self.made) + number, **{k: v() if callable(v) else v for k, v in args.items()})
-            for number in range(count)
-        ]
+
+        def asked() -> dict[str, Any]:
+            return {name: value() if callable(value) else value for name, value in args.items()}
+
+        jobs = [self.job(n=len(self.made) + number, **asked()) for number in range(count)]
         await self.engine.enqueue(jobs)
         self.made += [job.id for job in jobs]
         return [job.id for job in jobs]

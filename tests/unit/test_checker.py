@@ -8,10 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from nightcrew.errors import EngineError, StorageFull
+from nightcrew.engine import Engine
+from nightcrew.errors import ConfigurationError, EngineError, StorageFull
 from nightcrew.job import AttemptRecord, ErrorInfo, JobRecord, JobState, Outcome
 from nightcrew.testing.checker import Dump, Standing, Verdict, check, check_directory
+from nightcrew.testing.crash import METHODS, CrashPoint
 from nightcrew.testing.history import Fields, HistoryRecorder, Kind, Record, digest, read_history
+from nightcrew.testing.nemesis import in_flight
 
 JOB = "job-1"
 
@@ -602,3 +605,68 @@ def test_an_error_is_recorded_as_unknown_unless_it_is_a_refusal(tmp_path: Path) 
         with pytest.raises(EngineError), recorder.operation("enqueue", [Fields(job="a")]):
             raise failure()
     assert [r.type for r in read_history(recorder.path)] == ["invoke", "fail", "invoke", "info"]
+
+
+def test_a_recorder_belongs_to_the_process_that_made_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = HistoryRecorder(tmp_path)
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    with pytest.raises(ConfigurationError, match="after the fork"):
+        recorder.note("start")
+
+
+# Kills that matter.
+
+
+def records(play: Play) -> list[Record]:
+    return [record for process in play.processes.values() for record in process]
+
+
+def test_a_process_that_holds_a_job_is_in_flight() -> None:
+    play = Play()
+    play.claim(1)
+    assert in_flight(records(play))
+    play.finish(1)
+    assert not in_flight(records(play))
+
+
+def test_a_process_that_waits_for_an_answer_is_in_flight() -> None:
+    play = Play()
+    play.enqueue(kind=None)
+    assert in_flight(records(play))
+
+
+def test_a_process_at_rest_is_not_in_flight() -> None:
+    play = Play()
+    play.renew()
+    play.did("claim", Fields(worker="w1"), Fields())
+    play.did("sweep", Fields(worker="w1"), None)
+    assert not in_flight(records(play))
+
+
+# Crash points.
+
+
+def test_a_crash_point_counts_only_its_own_method() -> None:
+    point = CrashPoint.parse("finish:after:2")
+    assert [point.counts(method) for method in ("claim", "finish", "claim", "finish", "finish")] == [
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["finish", "finish:during:1", "finnish:after:1", "finish:after:0", "finish:after:x"]
+)
+def test_a_crash_point_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="finish:after:2"):
+        CrashPoint.parse(text)
+
+
+def test_every_method_of_an_engine_is_a_crash_point() -> None:
+    methods = {name for name in vars(Engine) if not name.startswith("_")}
+    assert set(METHODS) == methods - {"limits", "wakeups"}

@@ -22,20 +22,21 @@ class Op(Struct, gc=False):
     start: float
     end: float
     """Infinite when the outcome is unknown."""
+    unknown: bool = True
+    """Nobody lived to tell how it ended, or the error did not."""
+    refused: bool = False
+    """It surely had no effect."""
+    accepted: bool = False
 
-    @property
-    def unknown(self) -> bool:
-        return self.said is None or self.said.type == "info"
-
-    @property
-    def refused(self) -> bool:
-        said = self.said
-        return said is not None and (said.type == "fail" or said.value == "lease_lost")
-
-    @property
-    def accepted(self) -> bool:
-        said = self.said
-        return said is not None and said.type == "ok" and said.value != "lease_lost"
+    def answer(self, said: Record) -> None:
+        """Take its second record."""
+        self.said = said
+        if said.type == "info":
+            return
+        self.end = said.mono
+        self.unknown = False
+        self.refused = said.type == "fail" or said.value == "lease_lost"
+        self.accepted = not self.refused
 
     @property
     def fence(self) -> int:
@@ -196,9 +197,7 @@ class _Reader:
             return
         asked = self.jobs.get(name)
         if asked is not None:
-            asked.said = record
-            if record.type != "info":
-                asked.end = record.mono
+            asked.answer(record)
 
     def _of_worker(self, record: Record) -> None:
         world = self.world
@@ -219,9 +218,7 @@ class _Reader:
         asked = self.whole.get(record.op)
         if asked is None:
             return
-        asked.said = record
-        if record.type != "info":
-            asked.end = record.mono
+        asked.answer(record)
         if record.type == "ok" and record.job is not None:
             grant = Granted(asked.asked, record, asked.start, record.mono)
             self._story(record.job).grants.append(grant)

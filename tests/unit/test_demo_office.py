@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import socket
+import sys
 import zipfile
 from pathlib import Path
 
@@ -13,11 +14,11 @@ import psutil
 import pytest
 from pypdf import PdfReader
 
-from nightcrew.demo import office
+from nightcrew.demo import cage, office
 from nightcrew.demo.office import OfficeFailed, OfficeMissing, convert_deck
 from nightcrew.demo.sniff import Deck, NotThatKind, inspect_deck
 from tests.waiting import await_until
-from tests.web.decks import CJK_TITLE, deck, linking_deck, picture
+from tests.web.decks import CJK_TITLE, deck, linking_deck, linking_odp, picture
 
 pytestmark = pytest.mark.office
 
@@ -62,13 +63,30 @@ async def test_the_other_formats(soffice: str, tmp_path: Path, kind: str) -> Non
     assert "Nothing was lost" in pdf.pages[1].extract_text()
 
 
-async def test_a_deck_cannot_read_the_files_of_this_machine(soffice: str, tmp_path: Path) -> None:
-    """With its own defaults LibreOffice puts the linked file into the PDF, network or not."""
+@pytest.mark.parametrize("kind", ["pptx", "odp", "svg in odp"])
+@pytest.mark.parametrize("allowed", ["0", "1"])
+async def test_a_deck_cannot_read_the_files_of_this_machine(
+    soffice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, allowed: str
+) -> None:
+    """LibreOffice puts a linked file into the PDF, network or not: it must not be able to open it."""
+    monkeypatch.setenv(office.ALLOW_FILES, allowed)
     secret = tmp_path / "secret.png"
     secret.write_bytes(picture())
-    pdf = await convert(tmp_path, linking_deck(tmp_path / "deck.pptx", secret.as_uri()))
-    assert "Linked" in pdf.pages[0].extract_text()
-    assert not pdf.pages[0].images
+    if kind == "pptx":
+        # Its own setting stops this kind; here the cage has to.
+        monkeypatch.setattr(office, "SETTINGS", links_allowed())
+        source = linking_deck(tmp_path / "deck.pptx", secret.as_uri())
+    else:
+        source = linking_odp(tmp_path / "deck.odp", secret.as_uri(), by_svg=kind != "odp")
+    [page] = (await convert(tmp_path, source)).pages
+    assert "Linked" in page.extract_text()
+    assert bool(page.images) is (allowed == "1"), "the other case shows that the test can fail"
+
+
+def links_allowed() -> dict[str, dict[str, str]]:
+    settings = {path: dict(values) for path, values in office.SETTINGS.items()}
+    settings["/org.openoffice.Office.Common/Security/Scripting"]["BlockUntrustedRefererLinks"] = "false"
+    return settings
 
 
 @pytest.mark.parametrize("allowed", ["0", "1"])
@@ -77,9 +95,7 @@ async def test_a_deck_cannot_reach_the_network(
 ) -> None:
     """Cut off by the kernel: shown without the setting that forbids links in the first place."""
     monkeypatch.setenv(office.ALLOW_NETWORK, allowed)
-    settings = {path: dict(values) for path, values in office.SETTINGS.items()}
-    settings["/org.openoffice.Office.Common/Security/Scripting"]["BlockUntrustedRefererLinks"] = "false"
-    monkeypatch.setattr(office, "SETTINGS", settings)
+    monkeypatch.setattr(office, "SETTINGS", links_allowed())
     with socket.create_server(("127.0.0.1", 0)) as canary:
         hits: list[object] = []
         listening = asyncio.get_running_loop().run_in_executor(None, _answer_nothing, canary, hits)
@@ -128,6 +144,8 @@ def stand_in(tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> Pa
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setattr(office, "find_soffice", lambda: str(program))
+    # They tell what they see by writing files.
+    monkeypatch.setenv(office.ALLOW_FILES, "1")
     return program
 
 
@@ -187,6 +205,73 @@ async def test_one_that_hangs_is_ended_with_all_its_children(
         await run(tmp_path)
     child = int((tmp_path / "child").read_text())
     await await_until(lambda: not psutil.pid_exists(child))
+
+
+async def test_where_files_cannot_be_shut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path, f"echo files cannot be shut off here >&2; exit {cage.NO_CAGE}", monkeypatch)
+    with pytest.raises(OfficeMissing, match=f"cannot be shut off here.*{office.ALLOW_FILES}=1"):
+        await run(tmp_path)
+
+
+@pytest.mark.parametrize("build", ["known", "unknown"])
+async def test_nothing_of_it_stays(
+    soffice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: str
+) -> None:
+    """Also where it starts itself anew after setting up its profile."""
+    if build == "unknown":
+        monkeypatch.setattr(office, "_build_id", lambda soffice: None)
+
+    def traces() -> set[str]:
+        return {path.name for path in Path("/tmp").glob("OSL_PIPE_*")}
+
+    before = traces()
+    await convert(tmp_path, deck(tmp_path / "deck.pptx"))
+    assert traces() <= before
+
+
+# The cage by itself.
+
+
+async def test_what_a_program_in_the_cage_can_do(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    for folder in (inside, outside):
+        folder.mkdir()
+        (folder / "file").write_text("content")
+    (inside / "link").symlink_to(outside / "file")
+    script = f"""
+        cat {inside}/file > {inside}/copy && echo CAN-WRITE-INSIDE
+        mkdir {inside}/sub && mv {inside}/copy {inside}/sub/copy && echo CAN-MOVE-INSIDE
+        ls /usr/lib > /dev/null && echo CAN-READ-PROGRAMS
+        cat {outside}/file && echo READ
+        cat {inside}/link && echo READ
+        cat {inside}/../outside/file && echo READ
+        echo x > {outside}/new && echo WRITTEN
+        echo x >> {outside}/file && echo WRITTEN
+        ln {outside}/file {inside}/hard && echo LINKED
+        mv {outside}/file {inside}/stolen && echo MOVED
+        rm {outside}/file && echo REMOVED
+        ls {Path.home()} {outside} /proc /etc / && echo LISTED
+        cat /proc/self/environ /proc/1/environ /etc/shadow && echo READ
+        python3 -c 'open("/etc/hostname")' && echo READ
+        exit 0
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-I",
+        "-S",
+        cage.__file__,
+        str(inside),
+        "/bin/sh",
+        "-c",
+        script,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    said, _ = await process.communicate()
+    assert process.returncode == 0
+    assert said.decode().split() == ["CAN-WRITE-INSIDE", "CAN-MOVE-INSIDE", "CAN-READ-PROGRAMS"]
+    assert (outside / "file").read_text() == "content"
+    assert [path.name for path in outside.iterdir()] == ["file"]
 
 
 async def test_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -75,4 +76,36 @@ def linking_deck(path: Path, target: str) -> Path:
     del blip.attrib[f"{{{_LINK}}}embed"]
     blip.set(f"{{{_LINK}}}link", relation)
     presentation.save(str(path))
+    return path
+
+
+_PICTURE = """<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="90" height="90">
+<image xlink:href="{target}" width="90" height="90"/></svg>"""
+_ODP = """<?xml version="1.0" encoding="UTF-8"?>
+<office:document-content xmlns:office="urn:oasis:names:tc:opendocument:xmlns:office:1.0"
+ xmlns:draw="urn:oasis:names:tc:opendocument:xmlns:drawing:1.0" xmlns:xlink="http://www.w3.org/1999/xlink"
+ xmlns:text="urn:oasis:names:tc:opendocument:xmlns:text:1.0"
+ xmlns:svg="urn:oasis:names:tc:opendocument:xmlns:svg-compatible:1.0" office:version="1.2"><office:body>
+<office:presentation><draw:page draw:name="one">
+<draw:frame svg:width="9cm" svg:height="2cm" svg:x="1cm" svg:y="1cm"><draw:text-box><text:p>Linked</text:p>
+</draw:text-box></draw:frame>
+<draw:frame svg:width="5cm" svg:height="5cm" svg:x="2cm" svg:y="4cm">
+<draw:image xlink:href="{href}" xlink:type="simple" xlink:show="embed" xlink:actuate="onLoad"/></draw:frame>
+</draw:page></office:presentation></office:body></office:document-content>"""
+_MANIFEST = """<?xml version="1.0" encoding="UTF-8"?>
+<manifest:manifest xmlns:manifest="urn:oasis:names:tc:opendocument:xmlns:manifest:1.0" manifest:version="1.2">
+<manifest:file-entry manifest:full-path="/" manifest:media-type="{kind}"/>
+<manifest:file-entry manifest:full-path="content.xml" manifest:media-type="text/xml"/>
+<manifest:file-entry manifest:full-path="Pictures/a.svg" manifest:media-type="image/svg+xml"/>
+</manifest:manifest>"""
+
+
+def linking_odp(path: Path, target: str, *, by_svg: bool) -> Path:
+    """An OpenDocument presentation with a link: of its own, or within a drawing that it holds."""
+    kind = "application/vnd.oasis.opendocument.presentation"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("mimetype", kind)
+        archive.writestr("META-INF/manifest.xml", _MANIFEST.format(kind=kind))
+        archive.writestr("Pictures/a.svg", _PICTURE.format(target=target))
+        archive.writestr("content.xml", _ODP.format(href="Pictures/a.svg" if by_svg else target))
     return path

@@ -34,13 +34,15 @@ PDF = "mkdir -p output; printf '%%PDF-1.7 %s\\n%%%%EOF\\n' $$ > output/input.pdf
 class StandIn:
     """A program in LibreOffice's place, that tells when it starts and waits to be let through."""
 
-    def __init__(self, folder: Path, script: str) -> None:
+    def __init__(self, folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
         folder.mkdir()
         self.folder = folder
         program = folder / "soffice"
         program.write_text(f"#!/bin/sh\necho $$ >> {folder}/starts\n{script}\n")
         program.chmod(0o755)
-        self.path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+        # It tells what happens by writing files.
+        monkeypatch.setenv(office.ALLOW_FILES, "1")
+        monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
     @property
     def starts(self) -> list[int]:
@@ -57,8 +59,7 @@ class StandIn:
 def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     """A LibreOffice that ends only when it is told to."""
     folder = tmp_path / "bin"
-    stand_in = StandIn(folder, f"while [ ! -e {folder}/open ]; do sleep 0.05; done; {PDF}")
-    monkeypatch.setenv("PATH", stand_in.path)
+    stand_in = StandIn(folder, f"while [ ! -e {folder}/open ]; do sleep 0.05; done; {PDF}", monkeypatch)
     yield stand_in
     stand_in.open()
 
@@ -72,8 +73,7 @@ def test_asp_060_two_workers_never_take_one_job(
     tmp_path: Path, presentation: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = tmp_path / "data"
-    stand_in = StandIn(tmp_path / "bin", PDF)
-    monkeypatch.setenv("PATH", stand_in.path)
+    stand_in = StandIn(tmp_path / "bin", PDF, monkeypatch)
     with Demo(data, "--no-worker") as web, web.client() as client:
         jobs = [send(client, f"{number}.pptx", presentation) for number in range(20)]
         with Demo(data, "--worker-only") as one, Demo(data, "--worker-only") as two:
@@ -126,8 +126,9 @@ async def test_asp_062_an_error_is_tried_again_and_then_kept(
 ) -> None:
     """A failed job is a dead letter: nothing is deleted, and it can be run again."""
     folder = tmp_path / "bin"
-    stand_in = StandIn(folder, f"[ -e {folder}/open ] || {{ echo out of luck >&2; exit 77; }}; {PDF}")
-    monkeypatch.setenv("PATH", stand_in.path)
+    stand_in = StandIn(
+        folder, f"[ -e {folder}/open ] || {{ echo out of luck >&2; exit 77; }}; {PDF}", monkeypatch
+    )
     blob = await site.app.blobs.aput(presentation, "deck.pptx")
     job = await export_pdf.using(retry=Retry(attempts=3, delay=0.05)).aenqueue(blob)
     async with site.worker(), site.client() as client:
@@ -147,8 +148,9 @@ async def test_asp_062_a_passing_error_is_not_seen(
     site: Site, tmp_path: Path, presentation: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "bin"
-    stand_in = StandIn(folder, f"[ -e {folder}/once ] || {{ touch {folder}/once; exit 77; }}; {PDF}")
-    monkeypatch.setenv("PATH", stand_in.path)
+    stand_in = StandIn(
+        folder, f"[ -e {folder}/once ] || {{ touch {folder}/once; exit 77; }}; {PDF}", monkeypatch
+    )
     blob = await site.app.blobs.aput(presentation, "deck.pptx")
     job = await export_pdf.using(retry=Retry(attempts=3, delay=0.05)).aenqueue(blob)
     async with site.worker():

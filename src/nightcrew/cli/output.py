@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from nightcrew.cli.text import ascii_json, plain
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
 
 STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
 """Of the states that a reader looks for."""
@@ -35,6 +36,8 @@ def note(text: str) -> None:
 
 def console(*, error: bool = False) -> Console:
     """A rich console that takes nothing in a text for an instruction."""
+    from rich.console import Console  # a fifth of a second that most commands need not spend
+
     stream = sys.stderr if error else sys.stdout
     width = None if stream.isatty() else _NO_TERMINAL
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
@@ -42,6 +45,8 @@ def console(*, error: bool = False) -> Console:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, whole: Sequence[str] = ()) -> None:
     """Print a table. The columns named in `whole` are never broken or cut."""
+    from rich.table import Table
+
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in columns:
         if name in whole:
@@ -59,6 +64,8 @@ def state_cell(state: str) -> Cell:
 
 
 def _text(cell: Cell) -> Text:
+    from rich.text import Text
+
     text, style = (cell, "") if isinstance(cell, str) else cell
     return Text(plain(text), style=style)
 

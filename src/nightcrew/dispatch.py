@@ -27,17 +27,18 @@ from nightcrew.policy import decide
 from nightcrew.runners.killable import run_killable
 from nightcrew.runners.process import ProcessRunner
 from nightcrew.runners.thread import ThreadRunner
-from nightcrew.slots import MAX_PREFETCH, PREFETCH_SECONDS, PREFETCH_TTL, Slots
+from nightcrew.slots import PREFETCH_TTL, Slots
 
 logger = logging.getLogger("nightcrew.worker")
 
-BATCH = 256
+BATCH = 512
 """Most jobs in one claim."""
 FLUSH_AFTER = 0.010
 FLUSH_AT = 500
 MAX_UNSETTLED = 2_048
 """Settlements that may wait for the store; past that no further job is started."""
 POLL = 1.0
+TICK = 0.5
 TURN = 0.005
 """Seconds that jobs which never wait may hold the event loop before others get their turn."""
 
@@ -135,10 +136,16 @@ class Dispatcher:
         """Claim what there is room for; return when the next job is due."""
         due: float | None = None
         while not self.quiet:
+            now = _monotonic()
+            for slots in self._slots.values():
+                if slots.ended:
+                    slots.measure(now)
             asked = [(slots, count) for slots in self._slots.values() if (count := _wanted(slots))]
             if not asked or len(self._results) > MAX_UNSETTLED:
                 break
-            self._flush_now()  # so that what has ended rides in the same commit
+            self._flush_now()
+            if self._flusher is not None:
+                await asyncio.sleep(0)  # so that what has ended is written in the same commit
             claims = [
                 self._engine.claim(ClaimRequest(self._worker, self._queues, slots.tasks, count))
                 for slots, count in asked
@@ -150,7 +157,7 @@ class Dispatcher:
                 self._claimed.set()
             for (slots, count), claimed in zip(asked, answers, strict=True):
                 slots.dry = len(claimed.grants) < count
-                slots.fetched_at = _monotonic()
+                slots.fetched_at = now
                 due = claimed.next_due
                 self._take(slots, claimed.grants)
         return due
@@ -214,6 +221,7 @@ class Dispatcher:
         this = asyncio.current_task()
         now = turn = _monotonic()
         hooks = self._app.hooks
+        run: Run | None = None
         try:
             while slots.queue and not self.holding:
                 run = self._begin(slots.queue.popleft(), slots, now)
@@ -240,7 +248,8 @@ class Dispatcher:
                     await asyncio.sleep(0)
                     now = turn = _monotonic()
         finally:
-            slots.busy -= 1
+            if run is None or not run.abandoned:
+                slots.busy -= 1
             self._freed(slots)
 
     def _start_in_thread(self, slots: Slots, run: Run) -> None:
@@ -257,12 +266,11 @@ class Dispatcher:
             return run_in_thread(run, args, hooks)
 
         def deliver(ended: Ended) -> None:
-            if not run.abandoned:  # else its slot has gone to others
-                slots.busy -= 1
-                self._ended(run, slots, run.told(ended))
-                self._freed(slots)
+            slots.busy -= 1
+            self._ended(run, slots, run.told(ended))
+            self._freed(slots)
 
-        self._threads.submit(work, deliver)
+        run.ticket = self._threads.submit(work, deliver)
 
     async def _run_in_child(self, slots: Slots, run: Run) -> None:
         args = await fetched(self._store, bytes(run.grant.args))
@@ -294,11 +302,11 @@ class Dispatcher:
         grant = run.grant
         logger.error("job %s (%s) does not stop (%s): it was left to itself", grant.id, grant.task, run.stop)
         self._ended(run, slots, run.told(None))
-        if run.kind == "thread":
-            slots.busy -= 1
-            self._threads.abandon()
-            self._freed(slots)
+        slots.busy -= 1  # its slot goes to others
+        if run.ticket is not None:
+            self._threads.abandon(run.ticket)
             self._thread_lost()
+        self._freed(slots)
 
     def overdue(self) -> list[Transition]:
         """For the heartbeat thread: settlements of jobs that block the event loop past their deadline."""
@@ -422,17 +430,14 @@ class Dispatcher:
     # upkeep, and the end
 
     async def tick(self) -> None:
-        """Now and then: store what jobs say, measure, give back what waits too long for a slot."""
-        before = _monotonic()
+        """Now and then: store what jobs say, and give back what waits too long for a slot."""
         while True:
-            await asyncio.sleep(0.05 if any(slots.ended for slots in self._slots.values()) else 0.5)
+            await asyncio.sleep(TICK)
             now = _monotonic()
             for slots in self._slots.values():
-                slots.prefetch = min(MAX_PREFETCH, int(slots.ended / (now - before) * PREFETCH_SECONDS))
-                slots.ended = 0
+                slots.measure(now)
                 if slots.queue and slots.busy >= slots.size and now - slots.fetched_at > PREFETCH_TTL:
                     self._return_queue(slots)
-            before = now
             if self.notes.waiting:
                 await self.notes.flush()
 

@@ -197,6 +197,8 @@ class Run(msgspec.Struct):
     abandoned: bool = False
     """It did not stop in time and was left to itself: whatever it answers comes too late."""
     task: asyncio.Task[Any] | None = None
+    ticket: Any = None
+    """Of its thread."""
     known_context: Context | None = None
 
     def apply_options(self) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from time import monotonic
 
 from nightcrew.job import Grant
 
-MAX_PREFETCH = 512
-PREFETCH_SECONDS = 0.01
+MAX_PREFETCH = 1_024
+PREFETCH_SECONDS = 0.02
 """A worker fetches ahead what it lately ran in that time: much of short jobs, nothing of long ones."""
+MEASURED_OVER = 0.02
 PREFETCH_TTL = 2.0
 """Seconds that a fetched job may wait for a slot here before it is given back to others."""
 
@@ -28,3 +30,12 @@ class Slots:
     fetched_at: float = 0.0
     dry: bool = False
     """The last claim got less than it asked for: ask again at a hint, or at the next poll."""
+    measured_at: float = field(default_factory=monotonic)
+
+    def measure(self, now: float) -> None:
+        """Fit how far to fetch ahead to how fast jobs have ended since the last time."""
+        passed = now - self.measured_at
+        if passed >= MEASURED_OVER:
+            self.prefetch = min(MAX_PREFETCH, int(self.ended / passed * PREFETCH_SECONDS))
+            self.ended = 0
+            self.measured_at = now

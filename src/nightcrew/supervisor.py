@@ -173,6 +173,12 @@ class Supervisor:
 
     # life
 
+    def replace(self) -> None:
+        """Replace every worker process by a fresh one, with new code, once its jobs have ended."""
+        for crew in self._crew:
+            if crew.process is not None and not crew.leaving:
+                crew.signal(signal.SIGTERM)
+
     def _adjust(self) -> None:
         if self._stages or self._quiet:
             return
@@ -191,6 +197,7 @@ class Supervisor:
             signal.SIGTERM: self.stop,
             signal.SIGINT: self.stop,
             signal.SIGUSR1: self.quiet,
+            signal.SIGHUP: self.replace,
             signal.SIGCHLD: self._reap,
         }
         for number, handler in handlers.items():

@@ -297,9 +297,10 @@ class OpenGrants:
     def __init__(self, db: Db, claims: set[int]) -> None:
         self._db = db
         self.workers: dict[int, int] = {}
+        """Who ran the jobs of a claim: not the sweeper that may hold it now."""
         self.members: dict[int, dict[int, Member]] = {}
         for claim_id in claims:
-            row = db.execute("SELECT worker, members FROM claim WHERE id = ?", (claim_id,)).get
+            row = db.execute("SELECT origin, members FROM claim WHERE id = ?", (claim_id,)).get
             self.members[claim_id] = {}
             if row is not None:
                 self.workers[claim_id] = row[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import faulthandler
 import importlib
 import importlib.util
@@ -27,7 +28,7 @@ from typing import Any
 from msgspec import Raw
 
 from nightcrew.app import Nightcrew
-from nightcrew.context import Context, use
+from nightcrew.context import Context, set_current
 from nightcrew.errors import ConfigurationError, EngineError, LeaseLost, UnknownTask
 from nightcrew.execute import AnyTask, arguments, error_info, run_async, run_sync
 from nightcrew.job import Ended, Grant, LogLine, Outcome
@@ -70,20 +71,22 @@ def main() -> None:
     setup = link.next()
     if not isinstance(setup, Setup):
         return
+    # What the start hooks set, every job begins with; what a job sets, no other sees.
+    variables = contextvars.copy_context()
     with asyncio.Runner() as loop:
         try:
             app = prepare(setup)
-            _call_hooks(app.hooks.start, loop)
+            _call_hooks(app.hooks.start, loop, variables)
         except BaseException as error:
             link.send(Broken(error_info(error)))
             link.close()
             return
-        child = Child(link, app, loop)
+        child = Child(link, app, loop, variables)
         link.send(Ready())
         try:
             child.serve()
         finally:
-            _call_hooks(app.hooks.stop, loop)
+            _call_hooks(app.hooks.stop, loop, variables)
 
 
 class Link:
@@ -217,8 +220,11 @@ class Link:
 class Child:
     """Runs the jobs."""
 
-    def __init__(self, link: Link, app: Nightcrew, loop: asyncio.Runner) -> None:
+    def __init__(
+        self, link: Link, app: Nightcrew, loop: asyncio.Runner, variables: contextvars.Context
+    ) -> None:
         self._link = link
+        self._variables = variables
         self._app = app
         self._loop = loop
         self._async_job: asyncio.Task[Any] | None = None
@@ -244,14 +250,15 @@ class Child:
         try:
             self._link.send(Begun())
             task = self._find(run)
-            with use(context):
-                found = arguments(task, run.args, lambda: context)
-                if isinstance(found, Ended):
-                    return found
-                if task.is_async:
-                    ended = self._loop.run(self._run_async(task, found, context))
-                else:
-                    ended = run_sync(task, found, self._app.hooks, lambda: context)
+            variables = self._variables.copy()
+            variables.run(set_current, lambda: context)
+            found = variables.run(arguments, task, run.args, lambda: context)
+            if isinstance(found, Ended):
+                return found
+            if task.is_async:
+                ended = self._loop.run(self._run_async(task, found, context), context=variables)
+            else:
+                ended = variables.run(run_sync, task, found, self._app.hooks, lambda: context)
             if ended.result is not None and len(ended.result) > MAX_FRAME // 2:
                 wrong = ConfigurationError(
                     f"task {task.name} returned {len(ended.result):,} bytes of JSON, more than a child "
@@ -344,11 +351,11 @@ def _reach(module: ModuleType, path: str) -> Any:
     return found
 
 
-def _call_hooks(hooks: list[Any], loop: asyncio.Runner) -> None:
+def _call_hooks(hooks: list[Any], loop: asyncio.Runner, variables: contextvars.Context) -> None:
     for hook in hooks:
-        answer = hook()
+        answer = variables.run(hook)
         if inspect.isawaitable(answer):
-            loop.run(_await(answer))
+            loop.run(_await(answer), context=variables)
 
 
 async def _await(answer: Any) -> None:

@@ -122,7 +122,7 @@ class SchemaError(EngineError):
     """The store was made by another version of Nightcrew, or by another program."""
 
 
-class JobSignal(Exception):  # noqa: N818 - said by a job, not an error of ours
+class JobSignal(Exception):
     """What a job may raise to decide its own fate."""
 
 
@@ -146,7 +146,7 @@ class Snooze(JobSignal):
         self.delay = delay
 
 
-class Stopped(BaseException):  # noqa: N818
+class Stopped(BaseException):
     """Raised by `ctx.check()` in a job that should stop.
 
     Not an `Exception`, so that a job's own ``except Exception`` does not swallow it.

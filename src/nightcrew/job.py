@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
 
-
 from msgspec import Raw, Struct
 
 
@@ -301,9 +300,6 @@ class JobDetail(Struct, frozen=True):
     attempts: tuple[AttemptRecord, ...] = ()
     log: tuple[LogLine, ...] = ()
     checkpoint: bytes | None = None
-
-
-
 
 
 class Ended(Struct, gc=False):

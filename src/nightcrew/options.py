@@ -111,8 +111,7 @@ class Retry:
     def __post_init__(self) -> None:
         if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
             raise ConfigurationError(
-                f"expected `attempts` to be a positive whole number, got {self.attempts!r}; "
-                "1 means no retry"
+                f"expected `attempts` to be a positive whole number, got {self.attempts!r}; 1 means no retry"
             )
         if not 1 <= self.factor <= 1000:
             raise ConfigurationError(f"expected `factor` between 1 and 1000, got {self.factor!r}")

@@ -125,14 +125,14 @@ def hang(how: str, folder: Path) -> None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             while True:
                 with contextlib.suppress(BaseException):
-                    time.sleep(1000)
+                    time.sleep(1000)  # sleeps: what the job does
 
 
 @app.task(run_in="process")
 def until_stopped(ctx: Context) -> str | None:
     ctx.progress(0.5, "half way")
     while not ctx.should_stop:
-        time.sleep(0.01)
+        time.sleep(0.01)  # sleeps: what the job does
     return ctx.stop_reason
 
 
@@ -140,12 +140,12 @@ def until_stopped(ctx: Context) -> str | None:
 def until_checked(ctx: Context) -> None:
     while True:
         ctx.check()
-        time.sleep(0.01)
+        time.sleep(0.01)  # sleeps: what the job does
 
 
 @app.task(run_in="process")
 async def sleep_on() -> None:
-    await asyncio.sleep(1000)
+    await asyncio.sleep(1000)  # sleeps: what the job does
 
 
 @app.task(run_in="process")
@@ -186,10 +186,10 @@ def daemonise(folder: Path) -> int:
         os.setsid()
         if os.fork() == 0:
             (folder / str(os.getpid())).touch()
-            time.sleep(1000)
+            time.sleep(1000)  # sleeps: what the job does
         os._exit(0)
     while not list(folder.iterdir()):
-        time.sleep(0.01)
+        time.sleep(0.01)  # sleeps: what the job does
     return os.getpid()
 
 

@@ -13,7 +13,7 @@ def wait_until(condition: Callable[[], object], timeout: float = 20.0) -> None:
     stop = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < stop, f"not within {timeout} s: {condition}"
-        time.sleep(0.01)
+        time.sleep(0.01)  # sleeps: between looks at a condition
 
 
 async def until(condition: Callable[[], object], timeout: float = 20.0) -> None:
@@ -21,7 +21,7 @@ async def until(condition: Callable[[], object], timeout: float = 20.0) -> None:
     stop = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < stop, f"not within {timeout} s: {condition}"
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # sleeps: between looks at a condition
 
 
 def alive(pid: int) -> bool:

@@ -37,7 +37,7 @@ def wait_politely(file: Path, note: Path, ctx: Context) -> str:
         out.write(f"{os.getpid()}\n")
     while not file.exists():
         ctx.check()
-        time.sleep(0.01)
+        time.sleep(0.01)  # sleeps: between looks at a condition
     return "waited"
 
 

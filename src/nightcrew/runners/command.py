@@ -107,15 +107,20 @@ async def run_command(
         memory=end.memory,
         survivors=end.survivors,
     )
-    if why == "stop":
-        raise Stopped(f"command {words[0]!r} was ended because its job should stop")
-    if why == "deadline":
-        raise CommandTimedOut(words[0], "did not end before its job's deadline and was ended", result)
-    if why == "timeout":
-        raise CommandTimedOut(words[0], f"did not end within {timeout:g} seconds and was ended", result)
-    if check and end.code != 0:
-        raise CommandFailed(words[0], describe_end(end.code, end.signal), result)
+    _raise_for(result, why, timeout, check)
     return result
+
+
+def _raise_for(result: CommandOutput, why: str | None, timeout: float | None, check: bool) -> None:
+    program = result.argv[0]
+    if why == "stop":
+        raise Stopped(f"command {program!r} was ended because its job should stop")
+    if why == "deadline":
+        raise CommandTimedOut(program, "did not end before its job's deadline and was ended", result)
+    if why == "timeout":
+        raise CommandTimedOut(program, f"did not end within {timeout:g} seconds and was ended", result)
+    if check and result.exit_code != 0:
+        raise CommandFailed(program, describe_end(result.exit_code, result.signal), result)
 
 
 def _check_argv(argv: Sequence[str | PathLike[str]]) -> tuple[str, ...]:

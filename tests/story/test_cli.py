@@ -395,6 +395,16 @@ def test_living_workers_are_listed(open_shop: Shop) -> None:
     assert str(worker["pid"]) in open_shop.run("workers").out
 
 
+def test_what_is_long_is_shortened_for_people_only(open_shop: Shop, typed_here: Callable[..., Ended]) -> None:
+    long = {"text": "\n".join(f"line {number}" for number in range(20_000))}
+    args = ("jobs", "enqueue", "refuse", "--args", json.dumps(long), "--run-after", "1h", "--app", "shop:app")
+    job_id = typed_here(*args).out.strip()
+
+    assert len(typed_here("jobs", "show", job_id).out) < 2_000
+    assert "line 19999" in typed_here("jobs", "show", job_id, "--full").out
+    assert json.loads(typed_here("jobs", "show", job_id, "--json").out)["args"] == long
+
+
 # --- what a job carries cannot harm -----------------------------------------------------------------
 
 
@@ -502,6 +512,17 @@ def test_on_a_terminal_progress_is_a_moving_bar(open_shop: Shop, tmp_path: Path)
     assert "━" in shown.decode()
 
 
+def test_on_a_narrow_terminal_nothing_is_cut_off(open_shop: Shop, evil: str) -> None:
+    shown = Terminal(open_shop, ["jobs", "list", "--state", "failed"], "", {"COLUMNS": "70"}).text
+
+    assert evil in shown
+    assert "task shop.refuse, queue default" in shown
+
+
+def test_the_log_of_a_worker_is_harmless_too(open_shop: Shop, evil: str) -> None:
+    assert harmless((open_shop.folder / "worker.log").read_text())
+
+
 # --- exit codes and errors --------------------------------------------------------------------------
 
 
@@ -588,6 +609,37 @@ def test_a_traceback_is_there_for_those_who_ask(open_shop: Shop) -> None:
     assert ended.code == 2
     assert "broken.py" in ended.err
     assert "ZeroDivisionError" in ended.err
+
+
+def test_the_sample_says_what_it_needs(
+    typed_here: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "nightcrew.demo.server", raising=False)
+
+    ended = typed_here("demo")
+
+    assert ended.code == 2
+    assert "pip install 'nightcrew[demo]'" in ended.err
+
+
+def test_commands_about_jobs_load_no_web_server(open_shop: Shop) -> None:
+    code = (
+        "import sys\nfrom nightcrew.cli.main import main\n"
+        "try: main(['jobs', 'list', '--json'])\n"
+        "except SystemExit: print(sorted(sys.modules), file=sys.stderr)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=open_shop.folder,
+        env=open_shop.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = {name.partition(".")[0] for name in re.findall(r"'([^']+)'", ended.stderr)}
+    assert "apsw" in loaded
+    assert not loaded & {"uvicorn", "starlette", "jinja2", "PIL", "uvloop", "rich"}
 
 
 def test_whoever_reads_the_output_may_go_away(open_shop: Shop) -> None:

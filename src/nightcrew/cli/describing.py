@@ -34,7 +34,16 @@ def describe(spec: str, settings: bytes) -> Description:
     reader, writer = os.pipe()
     with open(reader, "rb") as answer:
         command = [sys.executable, "-m", __name__, spec, settings.decode(), str(writer)]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[writer])
+        process = subprocess.Popen(
+            command,
+            # Whatever the code says while it is imported, it will say again in the workers.
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[writer],
+            # Ctrl-C is for us: then we end it.
+            start_new_session=True,
+        )
         os.close(writer)
         try:
             data = answer.read()

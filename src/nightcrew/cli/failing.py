@@ -113,5 +113,8 @@ def _explained(error: Exception, *, debug: bool) -> tuple[str, Code]:
     for kind, code in kinds:
         if isinstance(error, kind):
             return str(error), code
+    if isinstance(error, OSError):
+        text = f"the system refused: {error}; check that the path is right, and that you may write there"
+        return text, Code.STORE
     advice = "" if debug else "; run it again with --debug to see where, and please report it"
     return f"a fault in Nightcrew: {type(error).__name__}: {error}{advice}", Code.FAULT

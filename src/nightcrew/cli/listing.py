@@ -62,7 +62,7 @@ def list_page(
     if records:
         now = time.time()
         columns = ["ID", "STATE", "TASK", "QUEUE", "AGE", ""]
-        table(columns, [_row(record, now) for record in records], whole=["ID", "STATE", "AGE"])
+        table(columns, [_row(record, now) for record in records], first=["ID", "STATE", "AGE"])
     if mark is not None:
         more = (
             f"nightcrew jobs list{search.options()} --limit {limit} --after {mark}{_store_options(url, app)}"

@@ -39,7 +39,7 @@ def show_queues(url: str | None, app: str | None, *, as_json: bool) -> None:
         table(
             columns,
             [_need(need, stats.counted_to, now) for need in found],
-            whole=["READY", "LATER", "WAITS FOR"],
+            first=["QUEUE", "TASK"],
         )
     else:
         note(f"Nothing waits in {where}.")
@@ -82,7 +82,7 @@ def show_workers(url: str | None, app: str | None, *, everyone: bool, as_json: b
     table(
         columns,
         [_worker(info, now) for info in found],
-        whole=["PID", "STATE", "RUNNING", "SEEN", "SINCE", "ID"],
+        first=["ID", "STATE", "SEEN"],
     )
 
 

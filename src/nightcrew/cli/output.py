@@ -43,19 +43,44 @@ def console(*, error: bool = False) -> Console:
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, whole: Sequence[str] = ()) -> None:
-    """Print a table. The columns named in `whole` are never broken or cut."""
+def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, first: Sequence[str] = ()) -> None:
+    """Print a table; where it is too wide for the terminal, two lines for each row.
+
+    first: the columns that are then on the first of these lines; without them, cells are broken instead.
+    """
     from rich.table import Table
 
+    out = console()
+    texts = [[_text(cell) for cell in row] for row in rows]
+    widths = [max(len(name), *(row[number].cell_len for row in texts)) for number, name in enumerate(columns)]
+    if first and sum(widths) + 2 * len(widths) > out.width:
+        _print_stacked(out, columns, texts, widths, first)
+        return
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in columns:
-        if name in whole:
-            shown.add_column(name, no_wrap=True, min_width=_widest(columns.index(name), rows))
-        else:
-            shown.add_column(name, overflow="fold")
+        shown.add_column(name, overflow="fold")
+    for row in texts:
+        shown.add_row(*row)
+    out.print(shown)
+
+
+def _print_stacked(
+    out: Console, columns: Sequence[str], rows: list[list[Text]], widths: list[int], first: Sequence[str]
+) -> None:
+    from rich.text import Text
+
+    heads = [columns.index(name) for name in first]
     for row in rows:
-        shown.add_row(*(_text(cell) for cell in row))
-    console().print(shown)
+        line = Text()
+        for number in heads:
+            line += row[number] + Text(" " * (widths[number] - row[number].cell_len + 2))
+        out.print(line, overflow="fold")
+        rest = [
+            Text(f"{name.lower()} " if name else "") + row[number]
+            for number, name in enumerate(columns)
+            if number not in heads and row[number].plain
+        ]
+        out.print(Text("    ") + Text(", ").join(rest), overflow="fold")
 
 
 def state_cell(state: str) -> Cell:
@@ -68,7 +93,3 @@ def _text(cell: Cell) -> Text:
 
     text, style = (cell, "") if isinstance(cell, str) else cell
     return Text(plain(text), style=style)
-
-
-def _widest(column: int, rows: Sequence[Sequence[Cell]]) -> int:
-    return max((len(_text(row[column]).plain) for row in rows), default=1)

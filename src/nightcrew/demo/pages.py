@@ -33,7 +33,6 @@ class Pages:
         self._templates = jinja2.Environment(
             loader=jinja2.PackageLoader("nightcrew.demo"), autoescape=True, undefined=jinja2.StrictUndefined
         )
-        self._templates.globals["static"] = self._static_path
         self.route = Route("/static/{name}", self._serve)
 
     def _static_path(self, name: str) -> str:
@@ -41,7 +40,8 @@ class Pages:
 
     def page(self, template: str, status: HTTPStatus = HTTPStatus.OK, **values: object) -> Response:
         """Render one page."""
-        return HTMLResponse(self._templates.get_template(template).render(values), status)
+        text = self._templates.get_template(template).render(values, static=self._static_path)
+        return HTMLResponse(text, status)
 
     def refusal(self, request: Request, status: HTTPStatus, reason: str) -> Response:
         """Answer a request that is not carried out: JSON for the API, else a page that says what to do."""

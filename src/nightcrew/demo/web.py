@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from http import HTTPStatus
-from typing import Any
 from urllib.parse import quote
 
 from msgspec import Struct
@@ -50,8 +49,6 @@ _PHRASES = {
     HTTPStatus.METHOD_NOT_ALLOWED: "There is no such method here.",
 }
 _PLAIN = re.compile(r"[^A-Za-z0-9 ._()+,-]")
-
-Answer = Callable[[Request], Awaitable[Response]]
 
 
 class Status(Struct, frozen=True):
@@ -163,7 +160,7 @@ class Sample:
         except BlobNotFound:
             raise HTTPException(HTTPStatus.NOT_FOUND, "The result is not kept any more.") from None
 
-        async def body() -> Any:
+        async def body() -> AsyncIterator[bytes]:
             async with aclosing(content):  # type: ignore[type-var]
                 yield first
                 async for chunk in content:

@@ -228,7 +228,7 @@ async def wait_until(condition: Callable[[], bool], within: float = 10.0) -> Non
 
 async def check_lawful(engine: Engine) -> None:
     """What must hold of any store at any time: asked after every test."""
-    for job in await everything(engine):
+    for job in await everything(engine, limit=500):
         name = f"{job.id} ({job.state.value})"
         assert (job.finished_at is not None) == job.state.is_final, f"{name}: finished at {job.finished_at}"
         assert (job.expires_at is not None) == job.state.is_final, f"{name}: expires at {job.expires_at}"

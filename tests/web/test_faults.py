@@ -276,6 +276,7 @@ async def test_asp_071_one_job_has_one_result(site: Site, slow: StandIn, present
             assert (await (await job.arefresh()).aresult()) == first
             assert (await client.get(f"/api/result/{job.id}")).content == before
         assert len(slow.starts) == 2
+        assert frozen.returncode is None, "it goes on working"
     finally:
         with contextlib.suppress(ProcessLookupError):
             frozen.kill()

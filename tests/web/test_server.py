@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -147,3 +148,25 @@ def test_oversize_requests_are_refused(tmp_path: Path) -> None:
             "/Upload", content=iter([b"x" * 65_536] * 10), headers={"content-type": "text/plain"}
         )
         assert answer.status_code == 415
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="the peak of a process's memory is told by /proc"
+)
+def test_an_upload_is_never_whole_in_memory(tmp_path: Path) -> None:
+    def peak(pid: int) -> int:
+        text = Path(f"/proc/{pid}/status").read_text()
+        return int(text.partition("VmHWM:")[2].split()[0]) * 1024
+
+    def body() -> Iterator[bytes]:
+        yield b'--XX\r\nContent-Disposition: form-data; name="Upload"; filename="a.pptx"\r\n\r\n'
+        for _ in range(100):
+            yield bytes(1_000_000)
+        yield b"\r\n--XX--\r\n"
+
+    with Demo(tmp_path / "data", "--no-worker") as demo, demo.client() as client:
+        client.get("/")
+        before = peak(demo.process.pid)
+        headers = {"content-type": "multipart/form-data; boundary=XX"}
+        assert client.post("/Upload", content=body(), headers=headers).status_code == 302
+        assert peak(demo.process.pid) - before < 30_000_000

@@ -495,11 +495,12 @@ class SqliteEngine:
             return
         if readers is not None:
             await asyncio.to_thread(readers.shutdown)
-        await asyncio.to_thread(writer.close)
         for connection in self._read_connections:
             connection.close()
         self._read_connections.clear()
         self._reading = threading.local()
+        # The writer last: whoever closes the file last puts its log away, and only a writer can.
+        await asyncio.to_thread(writer.close)
 
     async def migrate(self) -> list[str]:
         """Bring the schema up to date; opening has done it already, so this answers what that did."""

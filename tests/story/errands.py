@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 import time
+from contextvars import ContextVar
 from pathlib import Path
 
 from nightcrew import Context, Nightcrew
@@ -16,11 +17,19 @@ from nightcrew import Context, Nightcrew
 app = Nightcrew()  # NIGHTCREW_URL says where
 app.command("word-count", ["wc", "-w", "{text}"])
 
+pool: ContextVar[str] = ContextVar("pool", default="no pool")
+
 
 def trace(path: str, text: str) -> None:
     """Append a line in one write."""
     with Path(path).open("a") as file:
         file.write(f"{text}\n")
+
+
+@app.on_worker_start
+async def open_pool() -> None:
+    """Open what every job uses, in each process that runs jobs."""
+    pool.set(f"the pool of process {os.getpid()}")
 
 
 @app.task
@@ -67,6 +76,12 @@ async def charge_card(ctx: Context, path: str) -> None:
 def square(number: int) -> tuple[int, int]:
     """Compute in a child; tell which process did."""
     return number * number, os.getpid()
+
+
+@app.task(run_in="process")
+def use_pool() -> str:
+    """Use what the start hook has opened."""
+    return f"process {os.getpid()} uses {pool.get()}"
 
 
 @app.task(run_in="process", timeout=0.5, retry=None)

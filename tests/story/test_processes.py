@@ -37,6 +37,12 @@ def test_a_plain_function_can_run_in_a_child_process(shop: Nightcrew) -> None:
     assert pid not in {os.getpid(), *(worker.status.pid for worker in shop.workers())}
 
 
+def test_start_hooks_run_in_the_child_too(shop: Nightcrew) -> None:
+    said = errands.use_pool.enqueue().result(PATIENCE)
+    process = said.partition(" uses ")[0]
+    assert said == f"{process} uses the pool of {process}"
+
+
 def test_a_child_that_ignores_its_deadline_is_killed(shop: Nightcrew, traces: Path) -> None:
     job = errands.never_ends.enqueue(str(traces))
 

@@ -112,6 +112,17 @@ def test_a_worker_that_is_told_to_stop_lets_its_jobs_end(shop: Nightcrew, traces
     assert job.record.attempts == 1
 
 
+def test_workers_are_replaced_for_new_code(shop: Nightcrew) -> None:
+    with worker_process(shop.url) as supervisor:
+        wait_until(shop.workers)
+        [old] = shop.workers()
+
+        supervisor.process.send_signal(signal.SIGHUP)
+
+        wait_until(lambda: {w.status.pid for w in shop.workers() if w.alive} - {old.status.pid})
+        assert errands.who.enqueue().result(PATIENCE) != old.status.pid
+
+
 def test_a_forked_child_enqueues_for_itself(shop: Nightcrew) -> None:
     before = errands.add.enqueue(1, 1)  # the app is open, with its threads, which no fork takes along
 

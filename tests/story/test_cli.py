@@ -28,6 +28,7 @@ EVIL = "\x1b[31mred\x1b]0;title\x07 [bold]bold[/bold] \u202eback\nnew line \x9b1
 
 SHOP = '''
 import asyncio
+import threading
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
@@ -65,6 +66,11 @@ async def until(ctx: Context, path: str) -> str:
     while not Path(path).exists():
         await asyncio.sleep(0.01)
     return "it is there"
+
+
+@app.task(timeout=0.1, retry=1)
+def hang() -> None:
+    threading.Event().wait()
 '''
 
 OTHER = """
@@ -720,3 +726,12 @@ def test_a_second_signal_gives_running_jobs_back(shop: Shop, tmp_path: Path, opt
         job = app.get(job_id)
         assert (job.state, job.record.attempts) == (JobState.READY, 0)
         assert app.cancel(job_id) == [Changed.DONE]
+
+
+def test_a_thread_that_hangs_does_not_keep_a_worker_from_stopping(shop: Shop) -> None:
+    with working(shop, "--embedded", "--threads", "1", "--grace", "1") as worker:
+        job_id = shop.enqueue("hang")
+        wait_until(lambda: is_state(shop, job_id, JobState.FAILED))
+        worker.terminate()
+
+        assert worker.wait(PATIENCE) == 0

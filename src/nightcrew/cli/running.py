@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -162,8 +163,11 @@ def _announce(
 def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
-    except ImportError:
+
+        from nightcrew.worker_main import SWITCH_INTERVAL
+    except ImportError:  # Windows
         return None
+    sys.setswitchinterval(SWITCH_INTERVAL)
     return uvloop.new_event_loop
 
 

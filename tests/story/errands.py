@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import time
 from contextvars import ContextVar
 from pathlib import Path
@@ -16,6 +17,7 @@ from nightcrew import Context, Nightcrew
 
 app = Nightcrew()  # NIGHTCREW_URL says where
 app.command("word-count", ["wc", "-w", "{text}"])
+app.command("sleep", ["sleep", "{seconds}"], timeout=0.5, retry=None)
 
 pool: ContextVar[str] = ContextVar("pool", default="no pool")
 
@@ -82,6 +84,20 @@ def square(number: int) -> tuple[int, int]:
 def use_pool() -> str:
     """Use what the start hook has opened."""
     return f"process {os.getpid()} uses {pool.get()}"
+
+
+@app.task(run_in="process")
+def busy(path: str) -> None:
+    """Be busy for ever, and start a program that is too."""
+    child = subprocess.Popen(["sleep", "1000"])
+    trace(path, f"{os.getpid()} {child.pid}")
+    child.wait()
+
+
+@app.task(run_in="process")
+def reverse(text: str) -> str:
+    """Give back as much as it was given."""
+    return text[::-1]
 
 
 @app.task(run_in="process", timeout=0.5, retry=None)

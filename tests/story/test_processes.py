@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nightcrew import ArgumentsError, Blob, JobFailed, JobState, Nightcrew
+from nightcrew import ArgumentsError, Blob, Changed, JobFailed, JobState, Nightcrew
 from nightcrew.job import Outcome
 from tests.story import errands
 from tests.story.working import PATIENCE, lines, worker_process
@@ -52,6 +52,21 @@ def test_a_child_that_ignores_its_deadline_is_killed(shop: Nightcrew, traces: Pa
     assert not psutil.pid_exists(int(pid))
 
 
+def test_a_running_child_is_cancelled_with_all_that_it_started(shop: Nightcrew, traces: Path) -> None:
+    job = errands.busy.enqueue(str(traces))
+    wait_until(lambda: lines(traces))
+
+    assert job.cancel() is Changed.REQUESTED
+    assert job.finished(PATIENCE) is JobState.CANCELLED
+    program = lines(traces)[0].split()[1]
+    wait_until(lambda: not psutil.pid_exists(int(program)))
+
+
+def test_what_passes_through_a_child_may_be_large(shop: Nightcrew) -> None:
+    text = "night crew " * 20_000
+    assert errands.reverse.enqueue(text).result(PATIENCE) == text[::-1]
+
+
 def test_a_job_that_kills_its_process_is_proven_and_stopped(shop: Nightcrew, traces: Path) -> None:
     job = errands.die.enqueue(str(traces))
     other = errands.square.enqueue(3)
@@ -83,6 +98,12 @@ def test_a_program_can_be_a_task(shop: Nightcrew) -> None:
 
     result = word_count.enqueue(text=poem).result(PATIENCE)
     assert (result.exit_code, result.output_tail.split()[0]) == (0, "3")
+
+
+def test_a_program_has_a_deadline_too(shop: Nightcrew) -> None:
+    job = shop.tasks["sleep"].enqueue(seconds=1000)
+    assert job.finished(PATIENCE) is JobState.FAILED
+    assert job.record.outcome is Outcome.TIMED_OUT
 
 
 def test_what_a_program_is_given_is_never_taken_for_an_option(shop: Nightcrew) -> None:

@@ -112,6 +112,17 @@ def test_a_worker_that_is_told_to_stop_lets_its_jobs_end(shop: Nightcrew, traces
     assert job.record.attempts == 1
 
 
+def test_what_must_not_run_twice_is_not_given_back_either(shop: Nightcrew, traces: Path) -> None:
+    with worker_process(shop.url, "--grace", "0.2") as worker:
+        job = errands.charge_card.enqueue(str(traces))
+        wait_until(lambda: lines(traces))
+        assert worker.stop() == 0
+
+    assert job.refresh().state is JobState.FAILED
+    assert job.record.reason is not None
+    assert "it was interrupted" in job.record.reason
+
+
 def test_workers_are_replaced_for_new_code(shop: Nightcrew) -> None:
     with worker_process(shop.url) as supervisor:
         wait_until(shop.workers)

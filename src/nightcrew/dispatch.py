@@ -43,6 +43,7 @@ TURN = 0.005
 """Seconds that jobs which never wait may hold the event loop before others get their turn."""
 
 _monotonic = time.monotonic
+_SUCCEEDED = Outcome.SUCCEEDED
 
 
 class Dispatcher:
@@ -239,7 +240,7 @@ class Dispatcher:
                 if ended is None and run.stop is None and this is not None and this.cancelling():
                     # Not the job but this very slot was cancelled: the whole loop is being torn down.
                     run.stop, run.stop_reason = Outcome.RETURNED, "its worker's event loop was stopped"
-                if ended is None or ended.outcome is not Outcome.SUCCEEDED or run.stop is not None:
+                if ended is None or ended.outcome is not _SUCCEEDED or run.stop is not None:
                     ended = run.told(ended)
                 now = self._ended(run, slots, ended)
                 if run.stop is not None:

@@ -19,7 +19,7 @@ from nightcrew.blob import BlobStore
 from nightcrew.context import Context, set_current
 from nightcrew.errors import Abort, ArgumentsError, ConfigurationError, RetryAfter, Snooze, Stopped
 from nightcrew.files import spill, unspill
-from nightcrew.job import Ended, ErrorInfo, Extras, Grant, Outcome, RetryRule, Transition
+from nightcrew.job import NO_EXTRAS, Ended, ErrorInfo, Extras, Grant, Outcome, RetryRule, Transition
 from nightcrew.options import exception_name, seconds
 from nightcrew.policy import decide, success
 from nightcrew.task import Task
@@ -29,7 +29,8 @@ logger = logging.getLogger("nightcrew.worker")
 MAX_MESSAGE = 4_000
 MAX_TRACEBACK = 20_000
 
-_SUCCEEDED = Ended(Outcome.SUCCEEDED)
+_DONE = Outcome.SUCCEEDED
+_SUCCEEDED = Ended(_DONE)
 
 _extras = msgspec.json.Decoder(Extras)
 
@@ -203,10 +204,10 @@ class Run(msgspec.Struct):
 
     def apply_options(self) -> None:
         """Work out its timeout, from its own options or its task's."""
-        extras = bytes(self.grant.extras)
+        extras = self.grant.extras
         self.timeout = self.plan.timeout
-        if extras != b"null":
-            self.extras = _decode_extras(extras)
+        if extras is not NO_EXTRAS:
+            self.extras = _decode_extras(bytes(extras))
             if self.extras is not None and self.extras.timeout is not None:
                 self.timeout = self.extras.timeout
         if self.timeout is not None:
@@ -233,7 +234,7 @@ class Run(msgspec.Struct):
             keep = extras.keep_result
         duration = now - self.started
         outcome = ended.outcome
-        if outcome is Outcome.SUCCEEDED:
+        if outcome is _DONE:
             return success(self.grant, ended.result, ended.blobs, started_at, duration, keep)
         logger.info("job %s (%s): %s", self.grant.id, self.grant.task, outcome)
         rule = plan.rule
@@ -334,13 +335,14 @@ def begin_on_loop(
     to be awaited (None if it was cancelled).
     """
     task = run.plan.task
-    variables.run(set_current, run.context)
-    found = arguments(task, args, run.context)
+    make_context = run.context
+    variables.run(set_current, make_context)
+    found = arguments(task, args, make_context)
     if isinstance(found, Ended):
         return found
     try:
         if hooks.around:
-            coroutine = run_async(task, found, hooks, run.context)
+            coroutine = run_async(task, found, hooks, make_context)
         else:
             coroutine = variables.run(task.function, *found[0], **found[1])
         yielded = variables.run(coroutine.send, None)

@@ -143,6 +143,9 @@ class NewJob(Struct, frozen=True, gc=False):
     codec: int = 1
 
 
+NO_EXTRAS = Raw(b"null")
+
+
 class Grant(Struct, array_like=True, gc=False):
     """A job handed to one worker, until it is finished, given back or lost.
 
@@ -169,10 +172,10 @@ class Grant(Struct, array_like=True, gc=False):
     ready_at: float
     """When it was due."""
     codec: int
-    extras: Raw
-    """JSON of `Extras`, or ``null``."""
     claim: int = 0
     """The claim it came with; opaque."""
+    extras: Raw = NO_EXTRAS
+    """JSON of `Extras`; this very value for none."""
 
     @property
     def id(self) -> str:

@@ -137,6 +137,9 @@ def _try_again(transition: Transition, rule: RetryRule, chance: float, delay: fl
         )
 
 
+_STATE, _OUTCOME = JobState.SUCCEEDED, Outcome.SUCCEEDED  # looked up once, not for every job
+
+
 def success(
     grant: Grant,
     result: bytes | None,
@@ -148,8 +151,8 @@ def success(
     """As `decide` for a plain success, which most grants end in."""
     return Transition(
         grant,
-        JobState.SUCCEEDED,
-        Outcome.SUCCEEDED,
+        _STATE,
+        _OUTCOME,
         grant.attempts + 1,
         grant.crashes,
         grant.losses,

@@ -70,6 +70,7 @@ from nightcrew.job import Grant, JobDetail, JobRecord, JobState, NewJob, Outcome
 
 T = TypeVar("T")
 
+_SUCCEEDED = Outcome.SUCCEEDED
 _STATE_NUMBERS = {JobState.SUCCEEDED: 3, JobState.FAILED: 4, JobState.CANCELLED: 5}
 _MERGED = 8
 """Most streams merged in one statement; more are taken oldest head first."""
@@ -178,11 +179,11 @@ _GRANTS = """
         '[' || r.seq || ',"' || lower(hex(j.id)) || '",' || l.label || ',' || {args} || ',' || j.priority
         || ',' || (r.fence + 1) || ',' || r.attempts || ',' || r.crashes || ',' || r.losses
         || ',' || j.max_attempts || iif(j.rerun, ',true,', ',false,') || r.ready_at || ',' || j.codec
-        || ',' || {extras} || ',' || ? || ']'
+        || ',' || ? || {extras} || ']'
     ) || ']'
     FROM ({pick}) r CROSS JOIN job j ON j.seq = r.seq CROSS JOIN lane l ON l.id = j.lane
 """
-_WHOLE = {"args": "j.args", "extras": "ifnull(j.extras, 'null')"}
+_WHOLE = {"args": "j.args", "extras": "ifnull(',' || j.extras, '')"}
 
 
 def claim(db: Db, lanes: Lanes, request: ClaimRequest, now: float, fair: bool) -> Claimed:
@@ -272,7 +273,7 @@ def _granted_one_by_one(db: Db, pick: str, bindings: list[int]) -> list[Grant]:
     seqs = [row[0] for row in db.execute(f"SELECT seq FROM ({pick})", bindings[1:])]  # noqa: S608
     one = "SELECT * FROM ready WHERE seq = ?"
     for seq in seqs:
-        for parts in (_WHOLE, {"args": "'null'", "extras": "'null'"}):
+        for parts in (_WHOLE, {"args": "'null'", "extras": "''"}):
             data = db.execute(_GRANTS.format(pick=one, **parts), (bindings[0], seq)).get
             try:
                 grants += _grants.decode(data)
@@ -346,9 +347,21 @@ class _Settlements:
                 self.ready += (stream, grant.seq, *counts, now)
         else:
             result = None if t.result is None else t.result.decode()
-            self.done += (grant.seq, _STATE_NUMBERS[state], grant.fence, t.attempts, t.crashes, t.losses)
-            self.done += (worker, t.started_at, t.duration, now, now + t.keep, result)
-        if t.outcome is not Outcome.SUCCEEDED and (state is not JobState.READY or _worth_keeping(t)):
+            self.done += (
+                grant.seq,
+                _STATE_NUMBERS[state],
+                grant.fence,
+                t.attempts,
+                t.crashes,
+                t.losses,
+                worker,
+                t.started_at,
+                t.duration,
+                now,
+                now + t.keep,
+                result,
+            )
+        if t.outcome is not _SUCCEEDED and (state is not JobState.READY or _worth_keeping(t)):
             self.attempts += (grant.seq, grant.fence, grant.attempt, t.outcome, t.reason, _text(t.error))
             self.attempts += (worker, t.started_at, now)
         for blob in t.blobs:
@@ -374,23 +387,26 @@ def finish(db: Db, lanes: Lanes, bell: Bell, transitions: Sequence[Transition], 
     settled = _Settlements(now)
     touched: set[int] = set()
     answers: list[Finished] = []
+    applied = Finished.APPLIED  # looking up a member of an enum costs as much as all else here
     for n, t in enumerate(transitions):
         grant, state = t.grant, t.state
-        if not grants.holds(grant):
+        claim_id, seq = grant.claim, grant.seq
+        member = grants.members[claim_id].get(seq)
+        if member is None or member[1] != grant.fence:
             answers.append(_settled_before(db, grant, transitions[:n], answers))
             continue
-        del grants.members[grant.claim][grant.seq]
-        touched.add(grant.claim)
-        answers.append(Finished.APPLIED)
-        if cancelling and grant.seq in cancelling:
-            db.execute("DELETE FROM cancel WHERE seq = ?", (grant.seq,))
+        del grants.members[claim_id][seq]
+        touched.add(claim_id)
+        answers.append(applied)
+        if cancelling and seq in cancelling:
+            db.execute("DELETE FROM cancel WHERE seq = ?", (seq,))
             if state is JobState.READY:
                 # It was asked to stop and would come back instead: then it is cancelled.
                 state = JobState.CANCELLED
         stream = 0
         if state is JobState.READY:
             stream = stream_of(lanes.id(db, grant.queue, grant.task), grant.priority)
-        settled.add(t, state, stream, grants.workers[grant.claim])
+        settled.add(t, state, stream, grants.workers[claim_id])
     settled.write(db, bell)
     grants.store(touched)
     return answers

@@ -9,7 +9,7 @@ import msgspec
 from nightcrew.engine import Changed, Directives, Swept, Topic, Verb, WorkerStatus
 from nightcrew.engines.sqlite_writer import Bell, Db, Member, pack_members, rows, stream_of, unpack_members
 from nightcrew.errors import LeaseLost
-from nightcrew.job import Grant, Lost, Outcome
+from nightcrew.job import NO_EXTRAS, Grant, Lost, Outcome
 from nightcrew.options import KEEP_RESULT
 
 _STAGED = 1_000
@@ -235,8 +235,8 @@ def _grant(db: Db, member: Member, claim_id: int, now: float) -> Grant | None:
         rerun_if_lost=bool(row[6]),
         ready_at=now,
         codec=row[7],
-        extras=msgspec.Raw((row[8] or "null").encode()),
         claim=claim_id,
+        extras=NO_EXTRAS if row[8] is None else msgspec.Raw(row[8].encode()),
     )
 
 

@@ -20,13 +20,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import cache
 from itertools import starmap
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import apsw
@@ -231,9 +231,11 @@ class Writer:
         self.db = self._connection.db
         # Ours wait at the lock; SQLite's own handler would sleep in coarse steps (130 ms seen).
         self._lock = WriteLock(path)
-        self._waiting: deque[_Call] = deque()
-        self._wake = threading.Condition()
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._gate = threading.Lock()
         self._closing = False
+        self._busy_since: float | None = None
+        """When the first of the group that is being written was asked for."""
         self._rolled_back: list[Callable[[], None]] = []
         self.bell = Bell(path)
         self._thread = threading.Thread(target=self._work, name="nightcrew-writer", daemon=True)
@@ -249,46 +251,47 @@ class Writer:
 
     def call(self, run: Run) -> asyncio.Future[Any]:
         """Have `run` executed in the next transaction; the future is answered after its commit."""
-        loop = asyncio.get_running_loop()
         now = time.monotonic()
-        call = _Call(run, loop, now)
-        with self._wake:
+        busy_since = self._busy_since
+        if busy_since is not None and now - busy_since > BUSY_TIMEOUT:
+            raise EngineBusy(
+                f"{self._path} has been locked by another process for more than "
+                f"{BUSY_TIMEOUT:.0f} s: nothing was written; look for a stopped or hanging process"
+            )
+        call = _Call(run, asyncio.get_running_loop(), now)
+        with self._gate:  # nothing comes behind the last word
             if self._closing:
                 raise EngineClosed(f"the engine on {self._path} is closed; open it before use")
-            if self._waiting and now - self._waiting[0].asked_at > BUSY_TIMEOUT:
-                raise EngineBusy(
-                    f"{self._path} has been locked by another process for more than "
-                    f"{BUSY_TIMEOUT:.0f} s: nothing was written; look for a stopped or hanging process"
-                )
-            self._waiting.append(call)
-            self._wake.notify()
+            self._calls.put(call)
         return call.answer
 
     def close(self) -> None:
         """Write what was accepted, then end the thread and let the file go."""
-        with self._wake:
+        with self._gate:
             self._closing = True
-            self._wake.notify()
+            self._calls.put(None)
         self._thread.join()
         self._lock.close()
         self.bell.close()
         self._connection.close()
 
     def _work(self) -> None:
-        while True:
-            with self._wake:
-                while not self._waiting and not self._closing:
-                    self._wake.wait()
-                if not self._waiting:
-                    return
-                group = [self._waiting.popleft() for _ in range(min(len(self._waiting), GROUP))]
+        closing = False
+        while not closing:
+            taken = [self._calls.get()]
+            with contextlib.suppress(Empty):
+                while len(taken) < GROUP:
+                    taken.append(self._calls.get_nowait())
+            closing = taken[-1] is None
             # Whoever gave up waiting has been told nothing, so nothing is owed.
-            group = [call for call in group if not call.answer.cancelled()]
+            group = [call for call in taken if call is not None and not call.answer.cancelled()]
             if group:
+                self._busy_since = group[0].asked_at
                 self._write(group)
-                self._ring()
                 self._answer(group)
-                del group
+                self._busy_since = None
+            self._ring()
+            del taken, group
 
     def _write(self, group: list[_Call]) -> None:
         try:

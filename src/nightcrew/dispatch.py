@@ -75,7 +75,7 @@ class Dispatcher:
         }
         self.notes = Notes(self._engine, self._loop)
         self._threads = ThreadRunner(sizes["thread"], self._loop, variables)
-        self._children = ProcessRunner(app, sizes["process"])
+        self._children = ProcessRunner(app, sizes["process"], grace=GRACE)
         self._runs: dict[int, Run] = {}
         self._deadlines = Deadlines(self._loop, self._interrupt)
         self._results: list[tuple[Transition, int]] = []

@@ -161,11 +161,12 @@ def run_sync(task: AnyTask, found: Arguments, hooks: Hooks, make_context: Callab
 class Plan:
     """What the worker needs to know of a task."""
 
-    __slots__ = ("keep_failed", "keep_result", "kind", "rule", "task", "timeout")
+    __slots__ = ("keep_failed", "keep_result", "kind", "rule", "signature", "task", "timeout")
 
     def __init__(self, task: AnyTask) -> None:
         options = task.options
         self.task = task
+        self.signature = task.signature  # now: a wrong annotation stops the worker, not each job
         self.timeout = options.timeout
         self.rule: RetryRule = options.retry
         self.keep_result = options.keep_result

@@ -96,7 +96,7 @@ class Heartbeat:
         renew_at = time.monotonic() + self._every
         async with engine.wakeups([Topic.CONTROL]) as hints:
             while True:
-                asked = await hints.wait(TICK)
+                asked = await hints.wait(min(TICK, max(renew_at - time.monotonic(), 0.01)))
                 overdue = self._overdue()
                 if overdue:
                     await engine.finish(overdue)

@@ -155,7 +155,7 @@ class Worker:
                 await asyncio.wait([*tasks, staged], return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError:
                 # No time to drain, but what is not finished goes back all the same.
-                self._stage = max(self._stage, 3)
+                self._stage = max(self._stage, 2)
                 await self._shut_down()
                 raise
             finally:
@@ -174,7 +174,8 @@ class Worker:
             await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.to_thread(heart.stop)
             await self._jobs.close()
-            self._journal.close()
+            # While a job of ours is unsettled, whoever takes it over asks the journal.
+            self._journal.close(remove=not self._jobs.running)
 
     def _status(self) -> WorkerStatus:
         return WorkerStatus(
@@ -222,12 +223,12 @@ class Worker:
             # They are not ours any more: stop them, and say nothing more about them.
             self._staged.clear()
             jobs.disown()
-            await self._drained(GRACE + 1.0, stage=3)
+            await self._drained(2 * GRACE, stage=3)
             return
         jobs.wind_down()
         await self._drained(self._grace, stage=1)
         jobs.interrupt_all()
-        await self._drained(GRACE + 1.0, stage=2)
+        await self._drained(2 * GRACE, stage=2)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_FLUSH):
                 await jobs.flush()

@@ -11,6 +11,7 @@ what people ask for in `sqlite_upkeep`, the file and its dangers in `sqlite_file
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import threading
@@ -489,7 +490,14 @@ class SqliteEngine:
             return
         check_library()
         self._pid = os.getpid()
-        self._writer = await asyncio.to_thread(self._open_file)
+        opening = asyncio.create_task(asyncio.to_thread(self._open_file))
+        try:
+            self._writer = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # The thread goes on opening: wait for it, or its connection and writer would stay.
+            with contextlib.suppress(Exception):
+                await asyncio.to_thread((await opening).close)
+            raise
         self._readers = ThreadPoolExecutor(2, "nightcrew-reader")
 
     def _open_file(self) -> Writer:

@@ -10,6 +10,7 @@ from nightcrew.blob import Blob
 from nightcrew.codec import encode_value
 from nightcrew.command import CommandResult
 from nightcrew.context import Context
+from nightcrew.deadlines import GRACE
 from nightcrew.errors import ArgumentsError, Stopped
 from nightcrew.execute import ended_by, error_info
 from nightcrew.job import Ended, Outcome
@@ -34,7 +35,12 @@ async def run_command_task(task: Task[Any, Any], args: bytes, context: Context) 
                     path = Path(folder) / f"{number}{ending if ending[1:].isalnum() else ''}"
                     values[name] = await context.blobs.asave(value, path)
             output = await run_command(
-                spec.render(values), cwd=folder, env=dict(spec.env), ctx=context, network=spec.network
+                spec.render(values),
+                cwd=folder,
+                env=dict(spec.env),
+                ctx=context,
+                network=spec.network,
+                grace=GRACE,
             )
         except (Exception, Stopped) as error:
             return ended_by(error)

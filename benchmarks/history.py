@@ -15,9 +15,9 @@ import apsw
 
 from benchmarks.jobs import noop
 from benchmarks.place import url
+from nightcrew.client import new_id
 from nightcrew.connect import connect
 from nightcrew.engine import ClaimRequest, Engine, WorkerStatus
-from nightcrew.client import new_id
 from nightcrew.options import KEEP_RESULT
 from nightcrew.policy import success
 

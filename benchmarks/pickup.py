@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.jobs import stamp, tasks
 from benchmarks.peer import consumer, consumer_env, open_huey, stamp_task
-from benchmarks.place import Place, url
+from benchmarks.place import Place, url, wait_until
 from benchmarks.report import Report, Section, percentile
 from nightcrew import Nightcrew
 
@@ -21,6 +21,7 @@ SHARES = (0.5, 0.95, 0.99)
 
 FROM_CALL = "Nightcrew, from before the call of enqueue"
 FROM_RETURN = "Nightcrew, from when enqueue had returned"
+RAW = "raw limit: commit, datagram, claim"
 HUEY = "Huey, from before the call"
 
 
@@ -84,6 +85,20 @@ def _huey(place: Place) -> list[float]:
     return found
 
 
+def raw(place: Place) -> list[float]:
+    """Measure one round of two bare loops."""
+    path = place.new("raw")
+    argv = [sys.executable, "-m", "benchmarks.rawpickup", "run", str(path)]
+    with place.running(argv) as child:
+        wait_until(path.with_suffix(".ready").exists, child, "the bare loop's start")
+        called = place.ask("rawpickup", "enqueue", path, place.scale.pickup)
+        began = path.with_suffix(".json")
+        wait_until(began.exists, child, "the bare loop's end", check=False)
+    found = [b - a for a, b in zip(called, json.loads(began.read_text()), strict=True)]
+    place.discard(path)
+    return found
+
+
 def add(section: Section, name: str, seconds: list[float]) -> None:
     """Add one round's delays."""
     for share in SHARES:
@@ -99,6 +114,7 @@ def measure(place: Place, report: Report) -> None:
         place.discard(path)
         add(section, FROM_CALL, found["call"])
         add(section, FROM_RETURN, found["return"])
+        add(section, RAW, raw(place))
         add(section, HUEY, _huey(place))
     section.notes.append(
         "Huey polls: here every 10 ms and a little slower each time it finds nothing; its default is 100 ms"

@@ -174,8 +174,9 @@ def _python_path() -> str:
 
 
 def worker_command(processes: int) -> list[str]:
-    """Return how a worker of the benchmark's tasks is started."""
-    return [sys.executable, "-m", "benchmarks.worker", str(processes)]
+    """Return how a worker of the benchmark's tasks is started: a supervisor with so many processes."""
+    argv = [sys.executable, "-m", "nightcrew", "worker", "benchmarks.jobs:app"]
+    return [*argv, "--processes", str(processes)]
 
 
 def url(database: Path) -> str:
@@ -192,11 +193,14 @@ def temporary_place(scale: Scale, parent: Path | None) -> Iterator[Place]:
         yield Place(Path(name), scale)
 
 
-def wait_until(condition: Callable[[], bool], child: Child, what: str, every: float = 0.02) -> None:
-    """Wait for a condition while a process works on it. Raises `Stuck`."""
+def wait_until(
+    condition: Callable[[], bool], child: Child, what: str, *, every: float = 0.02, check: bool = True
+) -> None:
+    """Wait for a condition while a process works on it, or (`check` is off) ends. Raises `Stuck`."""
     give_up = time.monotonic() + PATIENCE
     while not condition():
-        child.check()
+        if check:
+            child.check()
         if time.monotonic() > give_up:
             raise Stuck(f"{what} did not happen within {PATIENCE:.0f} s; the process said:\n{child.said()}")
         time.sleep(every)

@@ -73,6 +73,11 @@ def fill(db: apsw.Connection, jobs: int) -> None:
     db.execute("COMMIT")
 
 
+def claim(db: apsw.Connection, batch: int) -> list[Any]:
+    """Claim up to so many jobs: (id, payload)."""
+    return db.execute(_CLAIM, (batch,)).fetchall()
+
+
 async def drain(db: apsw.Connection, batch: int, fused: bool) -> float:
     """Claim, run and finish all jobs; return the seconds. `fused` finishes and claims in one commit."""
     done: list[tuple[int, str]] = []
@@ -84,7 +89,7 @@ async def drain(db: apsw.Connection, batch: int, fused: bool) -> float:
             if not fused:
                 db.execute("COMMIT")
                 db.execute("BEGIN IMMEDIATE")
-        rows: list[Any] = db.execute(_CLAIM, (batch,)).fetchall()
+        rows = claim(db, batch)
         db.execute("COMMIT")
         if not rows:
             return time.perf_counter() - began

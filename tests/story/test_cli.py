@@ -255,7 +255,7 @@ def test_progress_is_told_while_waiting_and_ctrl_c_ends_only_the_waiting(
     assert waiting.stderr is not None
 
     line = waiting.stderr.readline()
-    while "half way" not in line:
+    while line and "half way" not in line:
         line = waiting.stderr.readline()
     waiting.send_signal(signal.SIGINT)
     out, err = waiting.communicate(timeout=PATIENCE)
@@ -343,7 +343,7 @@ def test_jobs_found_by_filters_are_counted_before_they_are_changed(
 def test_waiting_and_running_jobs_are_cancelled(open_shop: Shop, tmp_path: Path) -> None:
     later = open_shop.enqueue("add", "a=1", "--run-after", "1h")
     running = open_shop.enqueue("until", f"path={tmp_path / 'never'}")
-    wait_until(lambda: is_state(open_shop, running, JobState.RUNNING))
+    wait_until(lambda: is_state(open_shop, running, JobState.RUNNING), PATIENCE)
 
     ended = open_shop.json("jobs", "cancel", later, running)
 
@@ -499,6 +499,8 @@ def test_on_a_terminal_one_is_asked_and_may_say_no(open_shop: Shop, evil: str) -
     assert "1 job" in shown.text
     assert "Nothing was changed." in shown.text
     assert shown.code == 0
+    interrupted = Terminal(open_shop, ["jobs", "retry", "--tag", EVIL], "\x04", {})
+    assert interrupted.code == 130
 
 
 def test_on_a_terminal_progress_is_a_moving_bar(open_shop: Shop, tmp_path: Path) -> None:
@@ -698,10 +700,10 @@ def test_sigterm_lets_running_jobs_end_and_exits_with_0(shop: Shop, tmp_path: Pa
         assert living(shop) >= 1
         job_id = shop.enqueue("until", f"path={tmp_path / 'go'}")
         other = shop.enqueue("add", "a=1")
-        wait_until(lambda: is_state(shop, job_id, JobState.RUNNING))
+        wait_until(lambda: is_state(shop, job_id, JobState.RUNNING), PATIENCE)
 
         worker.terminate()
-        wait_until(lambda: is_stopping(shop))
+        wait_until(lambda: is_stopping(shop), PATIENCE)
         (tmp_path / "go").touch()
 
         assert worker.wait(PATIENCE) == 0
@@ -717,9 +719,9 @@ def test_sigterm_lets_running_jobs_end_and_exits_with_0(shop: Shop, tmp_path: Pa
 def test_a_second_signal_gives_running_jobs_back(shop: Shop, tmp_path: Path, options: list[str]) -> None:
     with working(shop, *options) as worker:
         job_id = shop.enqueue("until", f"path={tmp_path / 'never'}")
-        wait_until(lambda: is_state(shop, job_id, JobState.RUNNING))
+        wait_until(lambda: is_state(shop, job_id, JobState.RUNNING), PATIENCE)
         worker.send_signal(signal.SIGINT)
-        wait_until(lambda: is_stopping(shop))
+        wait_until(lambda: is_stopping(shop), PATIENCE)
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(PATIENCE) == 0
     with Nightcrew(shop.url) as app:
@@ -731,7 +733,7 @@ def test_a_second_signal_gives_running_jobs_back(shop: Shop, tmp_path: Path, opt
 def test_a_thread_that_hangs_does_not_keep_a_worker_from_stopping(shop: Shop) -> None:
     with working(shop, "--embedded", "--threads", "1", "--grace", "1") as worker:
         job_id = shop.enqueue("hang")
-        wait_until(lambda: is_state(shop, job_id, JobState.FAILED))
+        wait_until(lambda: is_state(shop, job_id, JobState.FAILED), PATIENCE)
         worker.terminate()
 
         assert worker.wait(PATIENCE) == 0

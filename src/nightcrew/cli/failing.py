@@ -66,13 +66,13 @@ def told(ctx: click.Context) -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
-    except (click.ClickException, click.exceptions.Exit, click.Abort):
+    except (click.ClickException, click.exceptions.Exit):
         raise
     except BrokenPipeError:
         # Or the interpreter would complain when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise click.exceptions.Exit(Code.PIPE_CLOSED) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted.", err=True)
         raise click.exceptions.Exit(Code.INTERRUPTED) from None
     except Exception as error:

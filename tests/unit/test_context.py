@@ -19,7 +19,7 @@ from nightcrew.context import MAX_LOG_LINE, clean_line, find_current, use
 from nightcrew.job import Grant, LogLine
 
 GRANT = Grant(
-    1, "01a200c57dc87000bd24009034a674f2", "mail.send", "mail", msgspec.Raw(b"{}"), 0, 7, 2, 0, 0, 5, True, 0.0, 1, msgspec.Raw(b"null")
+    1, "01a200c57dc87000bd24009034a674f2", "mail.send", "mail", msgspec.Raw(b"{}"), 0, 7, 2, 0, 0, 5, True, 0.0, 1
 )  # fmt: skip
 
 

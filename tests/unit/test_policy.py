@@ -33,7 +33,6 @@ def grant(
         rerun_if_lost,
         0.0,
         1,
-        msgspec.Raw(b"null"),
     )
 
 

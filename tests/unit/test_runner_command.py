@@ -71,7 +71,7 @@ class Reporter:
 
 
 def context(reporter: Reporter) -> Context:
-    grant = Grant(1, "0" * 32, "task", "default", Raw(b"{}"), 0, 1, 0, 0, 0, 5, True, 0.0, 1, Raw(b"null"))
+    grant = Grant(1, "0" * 32, "task", "default", Raw(b"{}"), 0, 1, 0, 0, 0, 5, True, 0.0, 1)
     return Context(grant, reporter)
 
 

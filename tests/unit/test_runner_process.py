@@ -70,7 +70,7 @@ class Bench:
         number = next(numbers)
         job = f"{number:032x}"
         raw = Raw(b"{}")
-        grant = Grant(number, job, task.name, "default", raw, 0, 1, 0, 0, 0, 5, True, 0.0, 1, Raw(b"null"))
+        grant = Grant(number, job, task.name, "default", raw, 0, 1, 0, 0, 0, 5, True, 0.0, 1)
         deadline = None if timeout is None else time.monotonic() + timeout
         self.context = Context(grant, self.reporter, deadline=deadline)
         data = task.signature.encode(args)
@@ -251,7 +251,7 @@ async def test_arguments_that_do_not_fit_fail_that_job_alone(bench: Bench) -> No
         location = jobs.double.location
 
     task: Any = Wrong()
-    grant = Grant(1, "0" * 32, task.name, "default", Raw(b"{}"), 0, 1, 0, 0, 0, 5, True, 0.0, 1, Raw(b"null"))
+    grant = Grant(1, "0" * 32, task.name, "default", Raw(b"{}"), 0, 1, 0, 0, 0, 5, True, 0.0, 1)
     ended = await bench.runner.run(task, grant, b'{"number": "many"}', context=Context(grant, bench.reporter))
 
     assert ended.outcome is Outcome.BAD_ARGUMENTS

@@ -319,12 +319,12 @@ class Dispatcher:
     def cancel(self, jobs: Sequence[tuple[str, int]]) -> None:
         """Cancel jobs (id, fence) that somebody asked to cancel."""
         for job_id, fence in jobs:
-            key = (job_id.replace("-", ""), fence)
+            key = (job_id, fence)
             for run in list(self._runs.values()):
-                if (run.grant.hex, run.grant.fence) == key and run.stop is None:
+                if (run.grant.id, run.grant.fence) == key and run.stop is None:
                     self._interrupt(run, Outcome.CANCELLED, "somebody asked to cancel it")
             for slots in self._slots.values():
-                for grant in [g for g in slots.queue if (g.hex, g.fence) == key]:
+                for grant in [g for g in slots.queue if (g.id, g.fence) == key]:
                     slots.queue.remove(grant)
                     self._settled(decide(grant, Outcome.CANCELLED, reason="cancelled before it ran"), -1)
 

@@ -9,6 +9,7 @@ import random
 import traceback
 from collections.abc import Callable, Coroutine
 from contextvars import Context as Variables
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from msgspec import Raw
 from nightcrew.app import Hooks
 from nightcrew.blob import BlobStore
 from nightcrew.context import Context, set_current
-from nightcrew.errors import Abort, ArgumentsError, ConfigurationError, RetryAfter, Snooze, Stopped
+from nightcrew.errors import Abort, ConfigurationError, RetryAfter, Snooze, Stopped
 from nightcrew.files import spill, unspill
 from nightcrew.job import NO_EXTRAS, Ended, ErrorInfo, Extras, Grant, Outcome, RetryRule, Transition
 from nightcrew.options import exception_name, seconds
@@ -29,6 +30,7 @@ logger = logging.getLogger("nightcrew.worker")
 MAX_MESSAGE = 4_000
 MAX_TRACEBACK = 20_000
 
+_STOPPED = "it stopped when asked to"
 _DONE = Outcome.SUCCEEDED
 _SUCCEEDED = Ended(_DONE)
 
@@ -49,10 +51,15 @@ def error_info(error: BaseException) -> ErrorInfo:
         message = "(its message could not be made)"
     return ErrorInfo(
         type=exception_name(type(error)),
-        message=message[:MAX_MESSAGE],
-        traceback=trace,
+        message=_storable(message[:MAX_MESSAGE]),
+        traceback=_storable(trace),
         kinds=tuple(exception_name(kind) for kind in type(error).__mro__[1:-2]),
     )
+
+
+def _storable(text: str) -> str:
+    """The text with what is no UTF-8 (halves of a surrogate pair, as in odd file names) written out."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def ended_by(error: BaseException) -> Ended:
@@ -64,11 +71,12 @@ def ended_by(error: BaseException) -> Ended:
                 delay = seconds(error.delay, "`delay`")
             except ConfigurationError as wrong:
                 return Ended(Outcome.ERROR, error=error_info(wrong))
-            return Ended(outcome, delay=delay, reason=str(error)[:MAX_MESSAGE], error=error_info(error))
+            info = error_info(error)
+            return Ended(outcome, delay=delay, reason=info.message, error=info)
         case Abort():
             return Ended(Outcome.ABORTED, error=error_info(error))
         case Stopped():
-            return Ended(Outcome.RETURNED, reason="it stopped when asked to")
+            return Ended(Outcome.RETURNED, reason=_STOPPED)
         case _:
             return Ended(Outcome.ERROR, error=error_info(error))
 
@@ -78,7 +86,7 @@ def arguments(task: AnyTask, args: bytes | Raw, make_context: Callable[[], Conte
     signature = task.signature
     try:
         positional, keyword = signature.decode(args)
-    except ArgumentsError as wrong:
+    except Exception as wrong:  # converting runs the user's code too: a __post_init__, a validator
         return Ended(Outcome.BAD_ARGUMENTS, error=error_info(wrong))
     if signature.context_parameter is not None:
         keyword[signature.context_parameter] = make_context()
@@ -133,8 +141,9 @@ async def run_async(
                 else:
                     stack.enter_context(manager)
             return succeeded(task, await task.function(*found[0], **found[1]))
-    except (Exception, Stopped, SystemExit, KeyboardInterrupt) as error:
-        # A job that calls sys.exit() ends itself, not its worker.
+    except (asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException as error:  # a job that calls sys.exit() ends itself, not its worker
         return ended_by(error)
 
 
@@ -153,8 +162,7 @@ def run_sync(task: AnyTask, found: Arguments, hooks: Hooks, make_context: Callab
                     )
                 stack.enter_context(manager)
             return succeeded(task, task.function(*found[0], **found[1]))
-    except (Exception, Stopped, SystemExit, KeyboardInterrupt) as error:
-        # A job that calls sys.exit() ends itself, not its worker.
+    except BaseException as error:  # sys.exit() too, and the CancelledError of a loop of its own
         return ended_by(error)
 
 
@@ -193,9 +201,12 @@ class Run(msgspec.Struct):
     stop: Outcome | None = None
     """What it was told to end as."""
     stop_reason: str | None = None
-    asked: bool = False
-    """It was told to come to an end, in its own time."""
+    asked: str | None = None
+    """Why it was told to come to an end, in its own time."""
+    over: bool = False
+    """Its function has returned, or was left to itself: there is nothing more to stop or to wait for."""
     settled: bool = False
+    """The heartbeat has settled it, while it blocked the event loop."""
     abandoned: bool = False
     """It did not stop in time and was left to itself: whatever it answers comes too late."""
     task: asyncio.Task[Any] | None = None
@@ -216,16 +227,20 @@ class Run(msgspec.Struct):
 
     def context(self) -> Context:
         """What the job sees of itself; made when it first looks."""
-        if self.known_context is None:
-            self.known_context = self.new_context(self.grant, self.deadline)
-            if self.stop_reason is not None:
-                self.known_context.request_stop(self.stop_reason)
-        return self.known_context
+        context = self.known_context
+        if context is None:
+            context = self.known_context = self.new_context(self.grant, self.deadline)
+            # Looked at only now: whoever asks from another thread says so first, then looks for a context.
+            why = self.stop_reason or self.asked
+            if why is not None:
+                context.request_stop(why)
+        return context
 
     def ask(self, reason: str) -> None:
         """Tell the job that it should come to an end; it may take its time."""
-        self.asked = True
-        self.context().request_stop(reason)
+        self.asked = reason
+        if self.known_context is not None:
+            self.known_context.request_stop(reason)
 
     def settlement(self, ended: Ended, now: float, started_at: float) -> Transition:
         """What becomes of the job. `started_at` is `started` by the wall clock."""
@@ -280,7 +295,18 @@ class Run(msgspec.Struct):
                 asyncio.CancelledError("it raised CancelledError, though nobody had cancelled it")
             )
             return Ended(Outcome.ERROR, error=error)
+        if ended.outcome is Outcome.RETURNED and ended.reason is _STOPPED:
+            return self._stopped(ended)
         return ended
+
+    def _stopped(self, ended: Ended) -> Ended:
+        """A job that stopped by itself: free when it was asked to, and only then, or it could go on for ever."""
+        if self.deadline is not None and monotonic() >= self.deadline:
+            # It looked at its deadline before we did.
+            return Ended(Outcome.TIMED_OUT, error=self._timed_out(), reason=f"its time of {self.timeout:g} s is up")
+        if self.asked is not None:
+            return ended
+        return Ended(Outcome.ERROR, error=error_info(Stopped("it stopped, though nobody had asked it to")))
 
     def _timed_out(self) -> ErrorInfo:
         message = f"the attempt took longer than its timeout of {self.timeout:g} s"
@@ -337,23 +363,27 @@ def begin_on_loop(
     """
     task = run.plan.task
     make_context = run.context
-    variables.run(set_current, make_context)
     found = arguments(task, args, make_context)
     if isinstance(found, Ended):
         return found
+    if hooks.around:
+        coroutine = run_async(task, found, hooks, make_context)
+    else:
+        coroutine = task.function(*found[0], **found[1])  # runs nothing yet
     try:
-        if hooks.around:
-            coroutine = run_async(task, found, hooks, make_context)
-        else:
-            coroutine = variables.run(task.function, *found[0], **found[1])
-        yielded = variables.run(coroutine.send, None)
+        yielded = variables.run(_first_step, coroutine, make_context)
     except StopIteration as end:
         return end.value if hooks.around else succeeded(task, end.value)
     except asyncio.CancelledError:
         return run.told(None)
-    except (Exception, Stopped, SystemExit, KeyboardInterrupt) as error:
+    except BaseException as error:
         return ended_by(error)
     return _rest(task, _Continued(coroutine, variables, yielded), bool(hooks.around))
+
+
+def _first_step(coroutine: Coroutine[Any, Any, Any], make_context: Callable[[], Context]) -> Any:
+    set_current(make_context)
+    return coroutine.send(None)
 
 
 async def _rest(task: AnyTask, continued: _Continued, wrapped: bool) -> Ended | None:
@@ -361,7 +391,9 @@ async def _rest(task: AnyTask, continued: _Continued, wrapped: bool) -> Ended | 
         value = await continued
     except asyncio.CancelledError:
         return None
-    except (Exception, Stopped, SystemExit, KeyboardInterrupt) as error:
+    except GeneratorExit:
+        raise
+    except BaseException as error:
         return ended_by(error)
     return value if wrapped else succeeded(task, value)
 

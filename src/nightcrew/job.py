@@ -155,7 +155,7 @@ class Grant(Struct, array_like=True, gc=False):
     seq: int
     """The engine's own handle of the job; opaque to everybody else."""
     hex: str
-    """The id without its hyphens, as stores give it fastest."""
+    """The id without its hyphens and in capitals, as stores give it fastest."""
     task: str
     queue: str
     args: Raw
@@ -180,7 +180,7 @@ class Grant(Struct, array_like=True, gc=False):
     @property
     def id(self) -> str:
         """The job's id."""
-        text = self.hex
+        text = self.hex.lower()
         return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
     @property

@@ -21,6 +21,7 @@ import msgspec
 import uvloop
 
 from nightcrew.app import Nightcrew
+from nightcrew.context import MAX_LOG_LINE, clean_line
 from nightcrew.errors import ConfigurationError
 from nightcrew.loading import load_app
 from nightcrew.supervisor import EXIT_CONFIGURATION, EXIT_RESTART, Hello, WorkerSettings, stack_file
@@ -38,7 +39,9 @@ def main() -> int:
     spec, journal, line, settings = sys.argv[1:]
     sys.setswitchinterval(SWITCH_INTERVAL)
     if not logging.getLogger().handlers:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Plain("%(asctime)s %(levelname)s %(message)s"))
+        logging.basicConfig(level=logging.INFO, handlers=[handler])
     # However it hangs, and even with the interpreter's lock held, it can be asked where it is.
     with stack_file(Path(journal)).open("w") as stacks:
         faulthandler.enable()
@@ -55,6 +58,13 @@ def main() -> int:
             faulthandler.unregister(signal.SIGUSR2)
             stack_file(Path(journal)).unlink(missing_ok=True)
     return EXIT_RESTART if worker.wants_restart else 0
+
+
+class _Plain(logging.Formatter):
+    """Escapes control characters: what a job says must not pass for a line of ours, or move the cursor."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(clean_line(line, MAX_LOG_LINE) for line in super().format(record).split("\n"))
 
 
 async def serve(app: Nightcrew, worker: Worker, line: socket.socket) -> None:

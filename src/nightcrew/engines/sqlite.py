@@ -150,6 +150,25 @@ def _which_existed(db: Db, jobs: Sequence[NewJob], first: int) -> list[Enqueued]
     return answers
 
 
+class ClaimCall:
+    """One worker's claim. A power cut may undo it: then nobody has the jobs, and they are ready again.
+
+    So it need not wait for the disk, unless a job must not run twice.
+    """
+
+    __slots__ = ("run",)
+
+    def __init__(self, run: Callable[[Db], Claimed]) -> None:
+        self.run = run
+
+    def __call__(self, db: Db) -> Claimed:
+        return self.run(db)
+
+    def bears_loss(self, claimed: Claimed) -> bool:
+        """Whether all that it granted may run again."""
+        return all(grant.rerun_if_lost for grant in claimed.grants)
+
+
 class EnqueueCall:
     """One caller's enqueue. The calls of a group are written as one."""
 
@@ -161,11 +180,6 @@ class EnqueueCall:
 
 # --- claim --------------------------------------------------------------------------------------
 
-_CLAIM_STATE = """
-    SELECT (SELECT n FROM worker WHERE id = ? AND state = 'live'),
-           (SELECT max(id) FROM lane),
-           (SELECT min(due_at) FROM later)
-"""
 _STREAMS = """
     WITH RECURSIVE streams(s) AS (
         SELECT min(stream) FROM ready
@@ -174,14 +188,21 @@ _STREAMS = """
     )
     SELECT group_concat(s) FROM streams
 """
-_PICK = "SELECT * FROM (SELECT * FROM ready WHERE stream = ? ORDER BY seq LIMIT ?)"
+_CLAIM_STATE = f"""
+    SELECT (SELECT n FROM worker WHERE id = ? AND state = 'live'),
+           (SELECT max(id) FROM lane),
+           (SELECT min(due_at) FROM later),
+           ({_STREAMS})
+"""  # noqa: S608 - constants
+_PICK = "SELECT * FROM ready WHERE stream = ? ORDER BY seq LIMIT ?"
+_PICK_ONE_OF = f"SELECT * FROM ({_PICK})"  # noqa: S608
+# `concat` and not `||`: one call a row in place of one for each of its parts.
 _GRANTS = """
-    SELECT '[' || group_concat(
-        '[' || r.seq || ',"' || lower(hex(j.id)) || '",' || l.label || ',' || {args} || ',' || j.priority
-        || ',' || (r.fence + 1) || ',' || r.attempts || ',' || r.crashes || ',' || r.losses
-        || ',' || j.max_attempts || iif(j.rerun, ',true,', ',false,') || r.ready_at || ',' || j.codec
-        || ',' || ? || {extras} || ']'
-    ) || ']'
+    SELECT '[' || group_concat(concat(
+        '[', r.seq, ',"', hex(j.id), '",', l.label, ',', {args}, ',', j.priority, ',', r.fence + 1,
+        ',', r.attempts, ',', r.crashes, ',', r.losses, ',', j.max_attempts,
+        iif(j.rerun, ',true,', ',false,'), r.ready_at, ',', j.codec, ',', ?, {extras}, ']'
+    )) || ']'
     FROM ({pick}) r CROSS JOIN job j ON j.seq = r.seq CROSS JOIN lane l ON l.id = j.lane
 """
 _WHOLE = {"args": "j.args", "extras": "ifnull(',' || j.extras, '')"}
@@ -189,7 +210,7 @@ _WHOLE = {"args": "j.args", "extras": "ifnull(',' || j.extras, '')"}
 
 def claim(db: Db, lanes: Lanes, request: ClaimRequest, now: float, fair: bool) -> Claimed:
     """Grant ready jobs to a worker. Every stream is a prefix: taken in order, deleted as a range."""
-    worker, newest, due = db.execute(_CLAIM_STATE, (request.worker,)).get
+    worker, newest, due, streams = db.execute(_CLAIM_STATE, (request.worker,)).get
     if worker is None:
         raise LeaseLost(
             f"worker {request.worker} is not registered, or was taken for dead: "
@@ -197,8 +218,7 @@ def claim(db: Db, lanes: Lanes, request: ClaimRequest, now: float, fair: bool) -
         )
     if due is not None and due <= now:
         upkeep.stage(db, now)
-        due = db.execute("SELECT min(due_at) FROM later").get
-    streams = db.execute(_STREAMS).get
+        _, _, due, streams = db.execute(_CLAIM_STATE, (request.worker,)).get
     if streams is None or newest is None:
         return Claimed([], due)
     mine = lanes.matching(db, request.queues, request.tasks, newest)
@@ -252,7 +272,7 @@ def _seq(grant: Grant) -> int:
 
 
 def _granted(db: Db, streams: list[int], limit: int, claim_id: int) -> list[Grant]:
-    pick = " UNION ALL ".join([_PICK] * len(streams))
+    pick = _PICK if len(streams) == 1 else " UNION ALL ".join([_PICK_ONE_OF] * len(streams))
     bindings: list[int] = [claim_id]
     for stream in streams:
         bindings += (stream, limit)
@@ -477,6 +497,7 @@ class SqliteEngine:
         self._boot = boot_id() if boot is None else boot
         self._pid = 0
         self._writer: Writer | None = None
+        self._steps: list[str] = []
         self._lanes = Lanes()
         self._turns = 0
         self._hand = upkeep.PruneHand()
@@ -504,8 +525,8 @@ class SqliteEngine:
         check_place(self._path)
         try:
             writer = Writer(self._path, self._run_group)
-            migrate(writer.db, self._path)
-        except apsw.Error as error:
+            self._steps += migrate(writer.db, self._path)
+        except (apsw.Error, OSError) as error:
             raise engine_error(error, self._path) from error
         writer.on_rollback(self._lanes.forget)
         writer.start()
@@ -527,9 +548,10 @@ class SqliteEngine:
         await asyncio.to_thread(writer.close)
 
     async def migrate(self) -> list[str]:
-        """Bring the schema up to date; opening has done it already, so this answers what that did."""
+        """Bring the schema up to date; opening does it, so this answers what opening did, once."""
         await self.open()
-        return []
+        steps, self._steps = self._steps, []
+        return steps
 
     def _run_group(self, db: Db, runs: list[Run]) -> list[Any]:
         """Run a group's calls in its transaction, with all their enqueues written as one."""
@@ -592,7 +614,9 @@ class SqliteEngine:
         check_batch(request.limit, self.limits.claim, "claim")
         self._turns += 1
         fair = self._turns % _FAIR_TURN == 0
-        return await self._write(lambda db: claim(db, self._lanes, request, self._clock.wall(), fair))
+        return await self._write(
+            ClaimCall(lambda db: claim(db, self._lanes, request, self._clock.wall(), fair))
+        )
 
     async def finish(self, transitions: Sequence[Transition]) -> list[Finished]:
         """End grants, each on its own: one that was lost does not touch its neighbours."""

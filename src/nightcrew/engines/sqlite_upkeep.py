@@ -214,7 +214,7 @@ def _rescue(db: Db, sweeper: int, now: float) -> list[Lost]:
 def _grant(db: Db, member: Member, claim_id: int, now: float) -> Grant | None:
     seq, fence, attempts, crashes, losses = member
     row = db.execute(
-        "SELECT lower(hex(j.id)), l.task, l.queue, j.args, j.priority, j.max_attempts, j.rerun, j.codec, j.extras"
+        "SELECT hex(j.id), l.task, l.queue, j.args, j.priority, j.max_attempts, j.rerun, j.codec, j.extras"
         " FROM job j JOIN lane l ON l.id = j.lane WHERE j.seq = ?",
         (seq,),
     ).fetchone()

@@ -27,7 +27,7 @@ from functools import cache
 from itertools import starmap
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import apsw
 
@@ -207,6 +207,21 @@ def begin(db: Db) -> None:
             return
 
 
+@runtime_checkable
+class BearsLoss(Protocol):
+    """What is written for one caller, and may be undone by a power cut without harm, as it says."""
+
+    def __call__(self, db: Db) -> Any: ...
+
+    def bears_loss(self, result: Any) -> bool:
+        """Whether this result is such that the disk need not be waited for."""
+        ...
+
+
+def _bears_loss(run: BearsLoss, result: Any) -> bool:
+    return run.bears_loss(result)
+
+
 class _Call:
     """One thing to write, and who waits for it."""
 
@@ -306,10 +321,21 @@ class Writer:
 
     def _commit(self, group: list[_Call]) -> None:
         db = self.db
+        runs = [call.run for call in group]
+        relaxed = all(isinstance(run, BearsLoss) for run in runs)
         with self._lock.held():
             try:
+                if relaxed:
+                    db.execute("PRAGMA synchronous = NORMAL")
                 begin(db)
-                results = self._run_group(db, [call.run for call in group])
+                results = self._run_group(db, runs)
+                if relaxed and not all(map(_bears_loss, runs, results)):
+                    # Only now is it known; and within a transaction it cannot be changed.
+                    relaxed = False
+                    db.execute("ROLLBACK")
+                    db.execute("PRAGMA synchronous = FULL")
+                    begin(db)
+                    results = self._run_group(db, runs)
                 db.execute("COMMIT")
             except BaseException as error:
                 if db.in_transaction:
@@ -320,6 +346,9 @@ class Writer:
                 if isinstance(error, (apsw.Error, UnicodeDecodeError)):
                     raise engine_error(error, self._path) from error
                 raise
+            finally:
+                if relaxed:
+                    db.execute("PRAGMA synchronous = FULL")
         for call, result in zip(group, results, strict=True):
             call.result = result
 

@@ -18,8 +18,10 @@ from typing import NoReturn
 import msgspec
 
 from benchmarks import draining, enqueueing, idling, lasting, machine, peer, pickup
-from benchmarks.place import FULL, QUICK, Place, Scale, Stuck, temporary_place
-from benchmarks.report import Report, print_section, print_targets
+from benchmarks.place import FULL, QUICK, ROOT, Place, Scale, Stuck, temporary_place
+from benchmarks.report import Report, print_section, print_targets, write_into
+
+PAGE = ROOT / "docs" / "benchmarks.md"
 
 SECTIONS: dict[str, Callable[[Place, Report], None]] = {
     "enqueue": enqueueing.measure,
@@ -59,6 +61,8 @@ def main(argv: Sequence[str]) -> int:
                 print_section(section)
             print(f"  ({name}: {time.monotonic() - started:.0f} s)", flush=True)
         print_targets(report.targets)
+        if chosen.write:
+            write_into(PAGE, report)
         if chosen.json:
             chosen.json.write_text(report.as_json() + "\n")
     print(f"in all {time.monotonic() - began:.0f} s")
@@ -74,6 +78,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--rounds", type=_rounds, metavar="N", help=f"how often each is measured, {FULL.rounds} by default"
     )
+    parser.add_argument("--write", action="store_true", help="put the results into docs/benchmarks.md")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything there")
     parser.add_argument(
         "--folder", type=Path, metavar="DIR", help="work below this folder: the disk that is measured"

@@ -55,8 +55,8 @@ FULL = Scale(
     commits=400,
     bulks=10,
     jobs=40_000,
-    synced=3_000,
-    pickup=4.0,
+    synced=2_000,
+    pickup=3.0,
     idle=20.0,
     history=2_000_000,
     batches=60,
@@ -161,9 +161,15 @@ class Place:
         """Run one of our modules in a process of its own, and return the JSON that it prints."""
         argv = [sys.executable, "-m", f"benchmarks.{module}", *map(str, args)]
         env = {**os.environ, "PYTHONPATH": _python_path()}
-        ended = subprocess.run(
-            argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
+        try:
+            ended = subprocess.run(
+                argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            said = "\n".join(log.read_text(errors="replace")[-1000:] for log in self.folder.glob("*.log"))
+            raise Stuck(
+                f"{' '.join(argv)} took more than {PATIENCE:.0f} s; those beside it said:\n{said}"
+            ) from error
         if ended.returncode:
             raise Stuck(f"{' '.join(argv)} failed:\n{ended.stderr[-3000:]}")
         return json.loads(ended.stdout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -107,6 +108,37 @@ class Report(Struct):
             indent=2,
         )
 
+    def as_markdown(self) -> str:
+        """Targets and figures as tables, for a page."""
+        lines = [
+            f"{self.machine}.",
+            "",
+            "| target | wanted | got (lowest to highest round) | |",
+            "| --- | --- | --- | --- |",
+        ]
+        lines += [
+            f"| {t.name} | {t.wanted} | {t.got} | {'reached' if t.reached else '**missed**'} |"
+            for t in self.targets
+        ]
+        for section in self.sections:
+            lines += ["", f"**{section.name[:1].upper()}{section.name[1:]}**", ""]
+            lines += ["| | median | lowest | highest | |", "| --- | --: | --: | --: | --- |"]
+            for figure in section.figures.values():
+                numbers = map(_number, (figure.median, min(figure.rounds), max(figure.rounds)))
+                lines.append(f"| {figure.name} | {' | '.join(numbers)} | {figure.unit} |")
+            lines += ["", *(f"* {note}" for note in section.notes)]
+        return "\n".join(lines).rstrip()
+
+
+def write_into(page: Path, report: Report) -> None:
+    """Put a report between the two marks of a page, in place of the one before. Raises `ValueError`."""
+    begin, end = "<!-- results: ./run bench --write -->", "<!-- end of results -->"
+    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"expected the marks {begin} and {end} in {page}, which says where results go")
+    page.write_text(f"{before}{begin}\n\n{report.as_markdown()}\n\n{end}{after}", encoding="utf-8")
+
 
 def _plain(section: Section) -> dict[str, Any]:
     return {
@@ -129,17 +161,19 @@ def _number(value: float) -> str:
         return f"{value:,.0f}"
     if abs(value) >= 100:
         return f"{value:.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    if abs(value) >= 10:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
 
 
 def print_section(section: Section) -> None:
     """Print one section as a table."""
     print(f"\n{section.name}")
-    print(f"  {'':<58}{'median':>11}  {'lowest':>11}{'highest':>11}")
+    print(f"  {'':<70}{'median':>11}  {'lowest':>11}{'highest':>11}")
     for figure in section.figures.values():
         low, high = min(figure.rounds), max(figure.rounds)
         numbers = f"{_number(figure.median):>11}  {_number(low):>11}{_number(high):>11}"
-        print(f"  {figure.name:<58}{numbers}  {figure.unit}")
+        print(f"  {figure.name:<70}{numbers}  {figure.unit}")
     for note in section.notes:
         print(f"  * {note}")
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.command import SECTIONS, main
-from benchmarks.report import Report, Section, percentile
+from benchmarks.command import PAGE, SECTIONS, main
+from benchmarks.report import Report, Section, percentile, write_into
 from tests.parts import ROOT
 
 
@@ -50,6 +50,20 @@ def test_ratios_compare_what_was_measured_in_the_same_round() -> None:
 def test_a_percentile_is_a_value_that_was_measured() -> None:
     assert percentile([3.0, 1.0, 2.0], 0.5) == 2.0
     assert percentile([1.0], 0.99) == 1.0
+
+
+def test_results_go_between_the_marks_of_the_page(tmp_path: Path) -> None:
+    page = tmp_path / "benchmarks.md"
+    page.write_text(PAGE.read_text())
+    report = Report("a machine", {})
+    report.section("drain").add("Nightcrew", "jobs/s", 1234.0)
+    report.at_least("fast", [1.0], 2.0)
+    write_into(page, report)
+    write_into(page, report)
+    text = page.read_text()
+    assert text.count("| Nightcrew | 1,234 | 1,234 | 1,234 | jobs/s |") == 1
+    assert "**missed**" in text
+    assert text.startswith(PAGE.read_text().partition("<!--")[0])
 
 
 def test_an_unknown_section_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

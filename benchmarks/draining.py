@@ -151,7 +151,7 @@ def measure(place: Place, report: Report) -> None:
         section.add(f"{ONE}: memory after it", "MB", one.rss)
     level = levels(place.new("levels"))
     section.notes += [
-        "Nightcrew syncs every commit (FULL) and keeps every finished job; the raw limit does as well",
+        "Nightcrew syncs every commit that takes or settles a job, and keeps the job; the raw limit syncs its claims too",
         f"Huey: the best of {', '.join(map(str, THREADS))} threads, here {threads} unsynced and {threads_synced} synced",
         "Huey deletes a job when a worker fetches it: a killed worker loses it; unsynced, so does a power cut",
         f"Huey's default leaves it to SQLite, here {level['default']}: the targets are held against the faster one",

@@ -295,15 +295,18 @@ class Run(msgspec.Struct):
                 asyncio.CancelledError("it raised CancelledError, though nobody had cancelled it")
             )
             return Ended(Outcome.ERROR, error=error)
-        if ended.outcome is Outcome.RETURNED and ended.reason is _STOPPED:
+        if ended.outcome is Outcome.RETURNED and ended.reason == _STOPPED:
             return self._stopped(ended)
         return ended
 
     def _stopped(self, ended: Ended) -> Ended:
         """A job that stopped by itself: free when it was asked to, and only then, or it could go on for ever."""
-        if self.deadline is not None and monotonic() >= self.deadline:
+        context = self.known_context
+        deadline = self.deadline if context is None else context.deadline  # a child's may be later
+        if deadline is not None and monotonic() >= deadline:
             # It looked at its deadline before we did.
-            return Ended(Outcome.TIMED_OUT, error=self._timed_out(), reason=f"its time of {self.timeout:g} s is up")
+            reason = f"its time of {self.timeout:g} s is up"
+            return Ended(Outcome.TIMED_OUT, error=self._timed_out(), reason=reason)
         if self.asked is not None:
             return ended
         return Ended(Outcome.ERROR, error=error_info(Stopped("it stopped, though nobody had asked it to")))

@@ -10,33 +10,28 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context as Variables
 
 from nightcrew.app import Nightcrew
 from nightcrew.context import Context
-from nightcrew.deadlines import GRACE, OVERDUE, Deadlines, overdue
-from nightcrew.engine import ClaimRequest, Finished, Topic, Wakeups
-from nightcrew.errors import EngineBusy, EngineError, LeaseLost, StorageFull
-from nightcrew.execute import Plan, Run, begin_on_loop, error_info, fetched, run_in_thread, spilled
+from nightcrew.deadlines import GRACE, Deadlines, settle_overdue
+from nightcrew.engine import Claimed, ClaimRequest, Engine, Finished, Topic, Wakeups
+from nightcrew.errors import EngineClosed, EngineError, LeaseLost
+from nightcrew.execute import Plan, Run, begin_on_loop, fetched, spilled
 from nightcrew.files import SPILLED
 from nightcrew.job import Ended, Grant, Outcome, Transition
 from nightcrew.journal import Journal
 from nightcrew.notes import Notes
 from nightcrew.policy import decide
-from nightcrew.runners.killable import run_killable
-from nightcrew.runners.process import ProcessRunner
-from nightcrew.runners.thread import ThreadRunner
-from nightcrew.slots import PREFETCH_TTL, Slots
+from nightcrew.runners.elsewhere import TORN_DOWN, Elsewhere
+from nightcrew.settling import insist, tell_lost
+from nightcrew.slots import BATCH, MAX_SPILLING, MAX_UNSETTLED, PREFETCH_TTL, Slots
 
 logger = logging.getLogger("nightcrew.worker")
 
-BATCH = 512
-"""Most jobs in one claim."""
 FLUSH_AFTER = 0.010
 FLUSH_AT = 500
-MAX_UNSETTLED = 2_048
-"""Settlements that may wait for the store; past that no further job is started."""
 POLL = 1.0
 TICK = 0.5
 TURN = 0.005
@@ -74,9 +69,9 @@ class Dispatcher:
             for kind, size in sizes.items()
         }
         self.notes = Notes(self._engine, self._loop)
-        self._threads = ThreadRunner(sizes["thread"], self._loop, variables)
-        self._children = ProcessRunner(app, sizes["process"], grace=GRACE)
+        self._elsewhere = Elsewhere(app, sizes, variables, self._delivered)
         self._runs: dict[int, Run] = {}
+        """By their places in the journal: one job may run here twice, if its first run does not end."""
         self._deadlines = Deadlines(self._loop, self._interrupt)
         self._results: list[tuple[Transition, int]] = []
         self._flusher: asyncio.Task[None] | None = None
@@ -86,6 +81,9 @@ class Dispatcher:
         self._nudge = asyncio.Event()
         self._claimed = asyncio.Event()
         self._claimed.set()
+        self._full = False
+        """So much waits to be stored that no further job is started."""
+        self._left_behind = False
         self._wall_offset = time.time() - _monotonic()
         self.quiet = False
         """Claim no more."""
@@ -99,16 +97,26 @@ class Dispatcher:
         """How many jobs it runs."""
         return len(self._runs)
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether there are jobs of which the store has not been told what became of them."""
+        return bool(self._runs or self._results or self._flusher or self._left_behind or self._queued())
+
     # claiming
 
     async def run(self) -> None:
         """Claim and start jobs until cancelled. Raises `LeaseLost` when this worker was taken for dead."""
         async with self._engine.wakeups([Topic.READY]) as hints:
             listener = self._loop.create_task(self._listen(hints))
+            poll_at = 0.0
             try:
                 while True:
+                    now = self._loop.time()
+                    if now + 0.001 >= poll_at:
+                        # By the clock: jobs that end here, one after another, must not put it off.
+                        poll_at = now + POLL * random.uniform(0.8, 1.2)  # noqa: S311
+                        self._wake_all()
                     self._nudge.clear()
-                    wait = POLL * random.uniform(0.8, 1.2)  # noqa: S311
                     try:
                         due = await self._fill()
                     except LeaseLost:
@@ -116,8 +124,9 @@ class Dispatcher:
                     except EngineError:
                         logger.warning("could not claim jobs; trying again", exc_info=True)
                     else:
-                        wait = wait if due is None else min(wait, max(due - time.time(), 0.0))
-                    timer = self._loop.call_later(wait, self._wake_all)
+                        if due is not None:
+                            poll_at = min(poll_at, self._loop.time() + max(due - time.time(), 0.0) + 0.001)
+                    timer = self._loop.call_at(poll_at, self._nudge.set)
                     await self._nudge.wait()
                     timer.cancel()
             finally:
@@ -142,38 +151,58 @@ class Dispatcher:
                 if slots.ended:
                     slots.measure(now)
             asked = [(slots, count) for slots in self._slots.values() if (count := _wanted(slots))]
-            if not asked or len(self._results) > MAX_UNSETTLED:
+            if not asked or self._full:
                 break
             self._flush_now()
             if self._flusher is not None:
                 await asyncio.sleep(0)  # so that what has ended is written in the same commit
-            claims = [
-                self._engine.claim(ClaimRequest(self._worker, self._queues, slots.tasks, count))
-                for slots, count in asked
-            ]
-            self._claimed.clear()
-            try:
-                answers = [await claims[0]] if len(claims) == 1 else await asyncio.gather(*claims)
-            finally:
-                self._claimed.set()
-            for (slots, count), claimed in zip(asked, answers, strict=True):
-                slots.dry = len(claimed.grants) < count
-                slots.fetched_at = now
-                due = claimed.next_due
-                self._take(slots, claimed.grants)
+            due = await self._claim(asked, now)
+        return due
+
+    async def _claim(self, asked: list[tuple[Slots, int]], now: float) -> float | None:
+        if self.quiet:  # meanwhile
+            return None
+        claims = [
+            self._engine.claim(ClaimRequest(self._worker, self._queues, slots.tasks, count))
+            for slots, count in asked
+        ]
+        answers: list[Claimed | BaseException]
+        self._claimed.clear()
+        try:
+            if len(claims) == 1:
+                answers = [await claims[0]]
+            else:
+                answers = await asyncio.gather(*claims, return_exceptions=True)
+        except asyncio.CancelledError:
+            self._left_behind = True  # what it may have brought, nobody here knows of
+            raise
+        finally:
+            self._claimed.set()
+        due = None
+        refused: list[BaseException] = []
+        for (slots, count), claimed in zip(asked, answers, strict=True):
+            if isinstance(claimed, BaseException):
+                refused.append(claimed)  # raised later: what the others have brought must be taken
+                continue
+            slots.dry = len(claimed.grants) < count
+            slots.fetched_at = now
+            due = claimed.next_due
+            self._take(slots, claimed.grants)
+        if refused:
+            raise refused[0]
         return due
 
     def _take(self, slots: Slots, grants: list[Grant]) -> None:
-        if self.quiet:
-            # Claimed while it was told to stop.
-            self._give_back(grants)
-            return
         for grant in grants:
+            if self.quiet:  # claimed while it was told to stop
+                self._give_back(grant)
+                continue
             place = slots
-            if (grant.losses or grant.crashes) and self._children.can_run(self._plans[grant.task].task):
+            if (grant.losses or grant.crashes) and self._elsewhere.can_isolate(self._plans[grant.task].task):
                 # Its worker died while it ran. Perhaps it was the cause: alone in a child, that can be
                 # proven, and if it was not, nobody else is hurt.
                 place = self._slots["process"]
+                place.fetched_at = _monotonic()
             place.queue.append(grant)
             if place is not slots:
                 self._pump(place)
@@ -181,7 +210,7 @@ class Dispatcher:
 
     def _pump(self, slots: Slots) -> None:
         """Start what there are slots for."""
-        if self.holding or len(self._results) > MAX_UNSETTLED:
+        if self.holding or self._full:
             return
         if slots.kind == "async":
             if slots.queue and slots.busy < slots.size:
@@ -196,17 +225,13 @@ class Dispatcher:
             return
         while slots.queue and slots.busy < slots.size:
             slots.busy += 1
-            run = self._begin(slots.queue.popleft(), slots, _monotonic())
-            if slots.kind == "thread":
-                self._start_in_thread(slots, run)
-            else:
-                run.task = self._loop.create_task(self._run_in_child(slots, run))
+            self._elsewhere.start(slots, self._begin(slots.queue.popleft(), slots, _monotonic()))
 
     def _begin(self, grant: Grant, slots: Slots, now: float) -> Run:
         run = Run(grant, self._plans[grant.task], slots.kind, now, self._new_context)
         run.apply_options()
         run.place = self._journal.start(grant.hex, grant.fence, now, run.deadline or 0.0)
-        self._runs[grant.seq] = run
+        self._runs[run.place] = run
         if run.deadline is not None and not (slots.kind == "process" and run.plan.task.command is None):
             # (A child's runner minds its deadline itself, and can do more about it.)
             self._deadlines.mind(run)
@@ -224,22 +249,19 @@ class Dispatcher:
         hooks = self._app.hooks
         run: Run | None = None
         try:
-            while slots.queue and not self.holding:
+            while slots.queue and not self.holding and not self._full:
                 run = self._begin(slots.queue.popleft(), slots, now)
                 run.task = this
                 args = bytes(run.grant.args)
-                if args.startswith(SPILLED):
-                    found = await fetched(self._store, args)
-                    if isinstance(found, Ended):
-                        now = self._ended(run, slots, found)
-                        continue
-                    args = found
                 ended: Ended | None
-                begun = begin_on_loop(run, args, hooks, self._variables.copy())
-                ended = begun if isinstance(begun, Ended) else await begun
+                if args.startswith(SPILLED):
+                    ended = await self._fetch_and_run(run, args)
+                else:
+                    begun = begin_on_loop(run, args, hooks, self._variables.copy())
+                    ended = begun if isinstance(begun, Ended) else await begun
                 if ended is None and run.stop is None and this is not None and this.cancelling():
                     # Not the job but this very slot was cancelled: the whole loop is being torn down.
-                    run.stop, run.stop_reason = Outcome.RETURNED, "its worker's event loop was stopped"
+                    run.stop, run.stop_reason = Outcome.RETURNED, TORN_DOWN
                 if ended is None or ended.outcome is not _SUCCEEDED or run.stop is not None:
                     ended = run.told(ended)
                 now = self._ended(run, slots, ended)
@@ -253,31 +275,20 @@ class Dispatcher:
                 slots.busy -= 1
             self._freed(slots)
 
-    def _start_in_thread(self, slots: Slots, run: Run) -> None:
-        args = bytes(run.grant.args)
-        hooks = self._app.hooks
+    async def _fetch_and_run(self, run: Run, args: bytes) -> Ended | None:
+        try:
+            found = await fetched(self._store, args)
+        except asyncio.CancelledError:
+            return None
+        if isinstance(found, Ended):
+            return found
+        begun = begin_on_loop(run, found, self._app.hooks, self._variables.copy())
+        return begun if isinstance(begun, Ended) else await begun
 
-        def work() -> Ended:
-            nonlocal args
-            if args.startswith(SPILLED):
-                found = asyncio.run_coroutine_threadsafe(fetched(self._store, args), self._loop).result()
-                if isinstance(found, Ended):
-                    return found
-                args = found
-            return run_in_thread(run, args, hooks)
-
-        def deliver(ended: Ended) -> None:
-            slots.busy -= 1
-            self._ended(run, slots, run.told(ended))
-            self._freed(slots)
-
-        run.ticket = self._threads.submit(work, deliver)
-
-    async def _run_in_child(self, slots: Slots, run: Run) -> None:
-        args = await fetched(self._store, bytes(run.grant.args))
-        ended = args if isinstance(args, Ended) else await run_killable(run, args, self._children)
+    def _delivered(self, slots: Slots, run: Run, ended: Ended) -> None:
+        """From a thread or child."""
         slots.busy -= 1
-        self._ended(run, slots, run.told(ended))
+        self._ended(run, slots, ended)
         self._freed(slots)
 
     def _freed(self, slots: Slots) -> None:
@@ -289,14 +300,16 @@ class Dispatcher:
     # ending before their time
 
     def _interrupt(self, run: Run, outcome: Outcome, reason: str) -> None:
-        run.interrupt(outcome, reason)
-        self._loop.call_later(GRACE, self._abandon, run)
+        if not run.over:  # its asyncio task may run another by now
+            run.interrupt(outcome, reason)
+            self._loop.call_later(GRACE, self._abandon, run)
 
     def _abandon(self, run: Run) -> None:
         """A job that was told to end and does not: settle it, and leave it to itself."""
-        if run.settled or run.kind == "process":
+        if run.over or run.kind == "process":
             return  # a child is killed by its runner, which may need a moment more
-        if run.kind == "thread" and run.stop is Outcome.CANCELLED:
+        in_time = run.deadline is None or _monotonic() < run.deadline
+        if run.kind == "thread" and run.stop is Outcome.CANCELLED and in_time and not self.holding:
             return  # a thread cannot be stopped: it ends in its own time, or at its deadline
         run.abandoned = True
         slots = self._slots[run.kind]
@@ -305,16 +318,13 @@ class Dispatcher:
         self._ended(run, slots, run.told(None))
         slots.busy -= 1  # its slot goes to others
         if run.ticket is not None:
-            self._threads.abandon(run.ticket)
+            self._elsewhere.abandon(run)
             self._thread_lost()
         self._freed(slots)
 
-    def overdue(self) -> list[Transition]:
-        """For the heartbeat thread: settlements of jobs that block the event loop past their deadline."""
-        return [
-            run.settlement(run.told(None), _monotonic(), run.started + self._wall_offset)
-            for run in overdue(list(self._runs.values()), _monotonic() - OVERDUE)
-        ]
+    async def settle_overdue(self, engine: Engine) -> None:
+        """On the heartbeat's loop: settle jobs that block the worker's loop past their deadline."""
+        await settle_overdue(engine, list(self._runs.values()), self._wall_offset)
 
     def cancel(self, jobs: Sequence[tuple[str, int]]) -> None:
         """Cancel jobs (id, fence) that somebody asked to cancel."""
@@ -333,28 +343,42 @@ class Dispatcher:
     def _ended(self, run: Run, slots: Slots, ended: Ended) -> float:
         """Settle a run; return the time, by the monotonic clock."""
         now = _monotonic()
-        if run.settled:
-            # By the heartbeat, while the loop was blocked; or abandoned before.
-            if self._runs.pop(run.grant.seq, None) is not None:
-                self._journal.forget([run.place])
-            return now
-        run.settled = True
+        if run.over:
+            return now  # it was left to itself, and comes too late
+        run.over = True
         slots.ended += 1
+        if run.settled:
+            del self._runs[run.place]
+            self._journal.forget([run.place])
+            return now
         self._journal.end(run.place, now)
         result = ended.result
         if result is not None and len(result) > self._engine.limits.inline_bytes:
             spilling = self._loop.create_task(self._spill(run, ended, now))
             self._spilling.add(spilling)
-            spilling.add_done_callback(self._spilling.discard)
+            spilling.add_done_callback(self._spilled)
+            self._full = self._full or len(self._spilling) > MAX_SPILLING
             return now
-        del self._runs[run.grant.seq]
+        del self._runs[run.place]
         self._settled(run.settlement(ended, now, run.started + self._wall_offset), run.place)
         return now
 
     async def _spill(self, run: Run, ended: Ended, now: float) -> None:
         ended = await spilled(self._store, ended, self._engine.limits.inline_bytes)
-        del self._runs[run.grant.seq]
+        del self._runs[run.place]
         self._settled(run.settlement(ended, now, run.started + self._wall_offset), run.place)
+
+    def _spilled(self, spilling: asyncio.Task[None]) -> None:
+        self._spilling.discard(spilling)
+        if self._full:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Start and claim jobs again if there is room for their results."""
+        self._full = len(self._results) > MAX_UNSETTLED or len(self._spilling) > MAX_SPILLING
+        if not self._full:
+            for slots in self._slots.values():
+                self._freed(slots)
 
     def _settled(self, transition: Transition, place: int) -> None:
         if self.lost:
@@ -362,6 +386,7 @@ class Dispatcher:
         results = self._results
         results.append((transition, place))
         if len(results) >= FLUSH_AT:
+            self._full = self._full or len(results) > MAX_UNSETTLED
             self._flush_now()
         elif self._flush_timer is None:
             # At once when this was the last; but not while others are about to end too.
@@ -380,53 +405,35 @@ class Dispatcher:
 
     async def _flush(self) -> None:
         """Store what has ended. One at a time: while the disk works, the next batch gathers."""
+        batch: list[tuple[Transition, int]] = []
         try:
             while self._results and not self.lost:
                 batch, self._results = self._results, []
+                if self._full:
+                    self._go_on()
                 if self.notes.waiting:
                     await self.notes.flush()  # before the fence closes behind these jobs
                 await self._store_batch([transition for transition, _ in batch])
                 self._journal.forget([place for _, place in batch if place >= 0])
+                batch = []
                 if len(self._results) < FLUSH_AT and (self._runs or self._queued()):
                     break
+        except EngineClosed:
+            self._left_behind, batch = True, []
+            logger.exception("the store was closed below this worker: results are lost, their jobs run again")
         finally:
+            self._results[:0] = batch  # cut short: whoever stops us may still store them
             self._flusher = None
             if self._results and self._flush_timer is None:
                 self._flush_timer = self._loop.call_later(FLUSH_AFTER, self._flush_now)
-            for slots in self._slots.values():
-                if slots.queue:
-                    self._pump(slots)
 
     async def _store_batch(self, batch: list[Transition]) -> None:
-        wait = 0.05
-        while True:
-            try:
-                answers = await self._engine.finish(batch)
-            except (EngineBusy, StorageFull):
-                # Keep them: room may come, and until it does no further job is started.
-                logger.warning(
-                    "the store cannot take %d results now; trying again", len(batch), exc_info=True
-                )
-                await asyncio.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311
-                wait = min(wait * 2, 2.0)
-            except EngineError as error:
-                if len(batch) > 1:
-                    # One of them may be at fault; find it, so that it does not hold up the others.
-                    await self._store_batch(batch[: len(batch) // 2])
-                    await self._store_batch(batch[len(batch) // 2 :])
-                elif batch[0].outcome is not Outcome.BAD_RESULT:
-                    await self._store_batch(
-                        [decide(batch[0].grant, Outcome.BAD_RESULT, error=error_info(error))]
-                    )
-                else:
-                    logger.exception("job %s cannot be settled; it will be taken over", batch[0].grant.id)
-                return
-            else:
-                for transition, answer in zip(batch, answers, strict=True):
-                    if answer is Finished.LEASE_LOST:
-                        grant = transition.grant
-                        logger.warning("job %s (%s) had been given to another worker", grant.id, grant.task)
-                return
+        try:
+            answers = await self._engine.finish(batch)
+        except Exception as error:
+            answers = await insist(self._engine, batch, error)
+        if Finished.LEASE_LOST in answers:
+            tell_lost(batch, answers)
 
     # upkeep, and the end
 
@@ -443,13 +450,11 @@ class Dispatcher:
                 await self.notes.flush()
 
     def _return_queue(self, slots: Slots) -> None:
-        grants = list(slots.queue)
-        slots.queue.clear()
-        self._give_back(grants)
+        while slots.queue:
+            self._give_back(slots.queue.popleft())
 
-    def _give_back(self, grants: Iterable[Grant]) -> None:
-        for grant in grants:
-            self._settled(decide(grant, Outcome.RETURNED, reason="never started here"), -1)
+    def _give_back(self, grant: Grant) -> None:
+        self._settled(decide(grant, Outcome.RETURNED, reason="never started here"), -1)
 
     def wind_down(self) -> None:
         """Claim no more, give back what has not started, and tell the rest to come to an end."""
@@ -481,9 +486,11 @@ class Dispatcher:
             await asyncio.wait([task for task in (self._flusher, *self._spilling) if task])
 
     async def close(self) -> None:
-        """Let threads and children go."""
-        self._threads.close()
-        await self._children.close()
+        """Let threads and children go, and what could not be stored."""
+        if self._flusher is not None:
+            self._left_behind = True
+            self._flusher.cancel()
+        await self._elsewhere.close()
 
 
 def _wanted(slots: Slots) -> int:

@@ -11,12 +11,11 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from nightcrew.connect import connect
 from nightcrew.engine import Directives, Engine, Topic, WorkerStatus
 from nightcrew.errors import EngineError
-from nightcrew.job import Transition
 from nightcrew.journal import Journal
 
 logger = logging.getLogger("nightcrew.worker")
@@ -34,14 +33,15 @@ class Heartbeat:
         journal: Journal,
         every: float,
         directives: Callable[[Directives], None],
-        overdue: Callable[[], list[Transition]],
+        settle_overdue: Callable[[Engine], Awaitable[None]],
     ) -> None:
         self._url = url
         self._status = status
         self._journal = journal
         self._every = every
         self._directives = directives
-        self._overdue = overdue
+        self._settle_overdue = settle_overdue
+        self._renew_at = time.monotonic() + every
         self._lock = threading.Lock()
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -51,13 +51,17 @@ class Heartbeat:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread."""
+    def halt(self) -> None:
+        """Tell the thread to end; waits for nothing."""
         with self._lock:
             self._stopping = True
             if self._loop is not None and self._task is not None:
                 self._loop.call_soon_threadsafe(self._task.cancel)
-        self._thread.join()
+
+    def join(self) -> None:
+        """Wait for the thread's end, if it was started at all."""
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def _run(self) -> None:
         with contextlib.suppress(asyncio.CancelledError):
@@ -93,13 +97,13 @@ class Heartbeat:
             await asyncio.sleep(TICK)
 
     async def _listen(self, engine: Engine) -> None:
-        renew_at = time.monotonic() + self._every
         async with engine.wakeups([Topic.CONTROL]) as hints:
             while True:
-                asked = await hints.wait(min(TICK, max(renew_at - time.monotonic(), 0.01)))
-                overdue = self._overdue()
-                if overdue:
-                    await engine.finish(overdue)
-                if asked or time.monotonic() >= renew_at:
-                    renew_at = time.monotonic() + self._every
+                now = time.monotonic()
+                asked = await hints.wait(min(TICK, max(self._renew_at - now, 0.01)))
+                if asked or time.monotonic() >= self._renew_at:
+                    # Moved only once it has been done: a beat that failed is made up for at once.
+                    next_at = time.monotonic() + self._every
                     self._directives(await engine.renew(self._status()))
+                    self._renew_at = next_at
+                await self._settle_overdue(engine)

@@ -16,10 +16,13 @@ import mmap
 import os
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from msgspec import Struct
+
+from nightcrew.errors import ConfigurationError
 
 if sys.platform != "win32":
     import fcntl
@@ -29,6 +32,7 @@ _HEADER = struct.Struct("<4sI36s4xdd")  # magic, pid, worker id, beat, started: 
 _ENTRY = struct.Struct("<16sqdd")  # job id, fence (0: free), started (0: not, < 0: ended), deadline
 _HEADER_SIZE = 64
 _BEAT = _HEADER.size - 16
+_LOOKS = 100
 
 
 class JournalEntry(Struct, frozen=True):
@@ -58,17 +62,17 @@ class Journal:
     def __init__(self, path: Path, worker: str, capacity: int, now: float) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            if sys.platform != "win32":
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._fd, path)
+            os.ftruncate(self._fd, 0)  # not before: a store into what another cuts off would end its process
             size = _HEADER_SIZE + capacity * _ENTRY.size
             # Really take the space: a store into a hole of a full disk would end the process.
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(self._fd, 0, size)
             else:  # pragma: no cover - not on Linux
                 os.ftruncate(self._fd, size)
-            self._map = mmap.mmap(self._fd, size)
+            self._map: mmap.mmap | bytearray = mmap.mmap(self._fd, size)
         except BaseException:
             os.close(self._fd)
             raise
@@ -101,8 +105,26 @@ class Journal:
         if remove:
             with contextlib.suppress(FileNotFoundError):
                 self.path.unlink()
-        self._map.close()
-        os.close(self._fd)
+        # A job that was left to itself may still come back: what it would write goes nowhere.
+        shared, self._map = self._map, bytearray(len(self._map))
+        if isinstance(shared, mmap.mmap):
+            shared.close()
+            os.close(self._fd)
+
+
+def _lock(fd: int, path: Path) -> None:
+    if sys.platform == "win32":
+        return
+    for _ in range(_LOOKS):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.005)  # somebody is just looking whether it is held (`is_dead`)
+        else:
+            return
+    raise ConfigurationError(
+        f"the journal {path} belongs to a worker that is running; give each worker a path of its own"
+    )
 
 
 def read_journal(path: Path | str) -> JournalState | None:

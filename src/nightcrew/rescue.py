@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import tempfile
+import time
 from pathlib import Path
 
 from nightcrew.blob import BlobStore
@@ -21,6 +22,8 @@ logger = logging.getLogger("nightcrew.worker")
 
 SWEEP_EVERY = 1.0
 COLLECT_EVERY = 3600.0
+JOURNALS_KEPT = 7 * 86_400.0
+"""Seconds that the journal of a dead worker is kept: its jobs may wait for an app that is down."""
 ORPHAN_AGE = 86_400.0
 """Seconds that a blob may lie in the store without any job that refers to it."""
 
@@ -118,23 +121,22 @@ async def collect_orphans(engine: Engine, blobs: BlobStore) -> None:
         await blobs.delete(await engine.unused_blobs(batch))
 
 
-def collect_journals(folder: Path, dead_before: set[Path]) -> set[Path]:
-    """Remove the journals that were dead an hour ago already; return those that are dead now.
+def collect_journals(folder: Path, now: float) -> None:
+    """Remove the journals of workers that have long been dead. `now` in Unix seconds.
 
-    Not sooner: a dead worker's jobs may be taken over in several rounds, and each asks its journal.
+    Not sooner: their jobs may belong to another app, of which no worker has run since to take them over;
+    and each job that is taken over asks the journal.
     """
-    dead = {path for path in folder.glob("*.journal") if is_dead(path)}
-    for path in dead & dead_before:
+    for path in folder.glob("*.journal"):
         with contextlib.suppress(OSError):
-            path.unlink()
-    return dead - dead_before
+            if now - path.stat().st_mtime > JOURNALS_KEPT and is_dead(path):
+                path.unlink()
 
 
 async def keep_up(engine: Engine, blobs: BlobStore, worker: str, boot: str) -> None:
     """Sweep every second, for as long as the worker lives. Raises `LeaseLost` when it was taken for dead."""
     clock = asyncio.get_running_loop().time
     collect_at = clock()
-    dead_before: set[Path] = set()
     while True:
         swept = Swept()
         try:
@@ -142,7 +144,7 @@ async def keep_up(engine: Engine, blobs: BlobStore, worker: str, boot: str) -> N
             if clock() >= collect_at:
                 collect_at = clock() + COLLECT_EVERY
                 await collect_orphans(engine, blobs)
-                dead_before = collect_journals(journal_folder(), dead_before)
+                collect_journals(journal_folder(), time.time())
         except LeaseLost:
             raise
         except (EngineError, OSError):

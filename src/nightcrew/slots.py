@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 
 from nightcrew.job import Grant
 
+BATCH = 512
+"""Most jobs in one claim."""
+MAX_UNSETTLED = 2_048
+"""Settlements that may wait for the store; past that no further job is started."""
+MAX_SPILLING = 64
+"""Large results that may be on their way to the blob store; past that no further job is started."""
 MAX_PREFETCH = 1_024
 PREFETCH_SECONDS = 0.02
 """A worker fetches ahead what it lately ran in that time: much of short jobs, nothing of long ones."""
@@ -39,3 +46,12 @@ class Slots:
             self.prefetch = min(MAX_PREFETCH, int(self.ended / passed * PREFETCH_SECONDS))
             self.ended = 0
             self.measured_at = now
+
+
+def journal_places(sizes: Mapping[str, int]) -> int:
+    """How many jobs may have a place in the journal at once: those that run, and those not yet stored.
+
+    Twice all that may have ended, as one batch gathers while another is written; and to each may come
+    what was still running when it was enough.
+    """
+    return 2 * (MAX_UNSETTLED + MAX_SPILLING + sum(sizes.values()) + 2)

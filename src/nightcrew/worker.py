@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Sequence
 from contextvars import copy_context
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,14 @@ from typing import Any
 from nightcrew.app import Nightcrew
 from nightcrew.client import new_id
 from nightcrew.deadlines import GRACE
-from nightcrew.dispatch import MAX_UNSETTLED, Dispatcher
+from nightcrew.dispatch import Dispatcher
 from nightcrew.engine import Directives, WorkerStatus
-from nightcrew.errors import ConfigurationError, LeaseLost
+from nightcrew.errors import ConfigurationError, EngineError, LeaseLost
 from nightcrew.heartbeat import Heartbeat
 from nightcrew.journal import Journal
 from nightcrew.options import check_name
 from nightcrew.rescue import boot_id, journal_folder, keep_up
+from nightcrew.slots import journal_places
 
 logger = logging.getLogger("nightcrew.worker")
 
@@ -87,6 +89,7 @@ class Worker:
         self._stage = 0
         self._staged = asyncio.Event()
         self._lost_threads = 0
+        self._quiet = False
         self.id = ""
         """New with every start; empty before the first."""
         self.wants_restart = False
@@ -115,19 +118,19 @@ class Worker:
 
     def quiet(self) -> None:
         """Claim no more, and let what runs end; the process stays."""
-        self._jobs.quiet = True
+        self._quiet = True
+        if hasattr(self, "_jobs"):
+            self._jobs.quiet = True
 
-    async def _live(self) -> bool:
-        """One life under one id; True when it was taken for dead."""
-        engine = self._app.engine
+    def _begin(self) -> Heartbeat:
+        """Begin a life under a new id."""
         self._loop = asyncio.get_running_loop()
         self.id = new_id()
-        self._lost = False
+        self._lost = self._retired = False
+        if not self._stage:
+            self._staged.clear()  # set by the end of a former life, perhaps
         path = self._journal_path or journal_folder() / f"{self.id}.journal"
-        # Every job that runs, and every one whose settlement waits, has a place in it.
-        self._journal = Journal(
-            path, self.id, 2 * MAX_UNSETTLED + sum(self._sizes.values()), time.monotonic()
-        )
+        self._journal = Journal(path, self.id, journal_places(self._sizes), time.monotonic())
         self._jobs = Dispatcher(
             self._app,
             self.id,
@@ -137,9 +140,20 @@ class Worker:
             self._variables,
             self._on_thread_lost,
         )
-        heart = Heartbeat(
-            self._app.url, self._status, self._journal, self._beat, self._on_directives, self._jobs.overdue
+        self._jobs.quiet = self._quiet
+        return Heartbeat(
+            self._app.url,
+            self._status,
+            self._journal,
+            self._beat,
+            partial(self._on_directives, self.id),
+            self._jobs.settle_overdue,
         )
+
+    async def _live(self) -> bool:
+        """One life under one id; True when it was taken for dead."""
+        engine = self._app.engine
+        heart = self._begin()
         tasks: list[asyncio.Task[Any]] = []
         try:
             await engine.renew(self._status())
@@ -169,13 +183,17 @@ class Worker:
                     raise error
             return self._lost
         finally:
+            # First, and whatever cuts short the rest: a heart that goes on beating keeps our jobs from others.
+            heart.halt()
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await asyncio.to_thread(heart.stop)
-            await self._jobs.close()
-            # While a job of ours is unsettled, whoever takes it over asks the journal.
-            self._journal.close(remove=not self._jobs.running)
+            try:
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await asyncio.to_thread(heart.join)
+                await self._jobs.close()
+            finally:
+                # While a job of ours is unsettled, whoever takes it over asks the journal.
+                self._journal.close(remove=self._retired and not self._jobs.unsettled)
 
     def _status(self) -> WorkerStatus:
         return WorkerStatus(
@@ -193,15 +211,17 @@ class Worker:
             lease=self._lease,
         )
 
-    def _on_directives(self, directives: Directives) -> None:
+    def _on_directives(self, life: str, directives: Directives) -> None:
         """From the heartbeat thread."""
         if directives.lost or directives.cancel:
             with contextlib.suppress(RuntimeError):  # the loop has just been closed
-                self._loop.call_soon_threadsafe(self._obey, directives)
+                self._loop.call_soon_threadsafe(self._obey, life, directives)
 
     def _on_thread_lost(self) -> None:
         """A job in a thread did not end at its deadline, and its thread goes on for ever perhaps."""
         self._lost_threads += 1
+        if self._stage:
+            return  # it is going anyway, and this must not hurry it
         if self._journal_path is not None and self._lost_threads * 4 >= self._sizes["thread"]:
             logger.warning(
                 "%d threads do not come back: this process asks to be replaced", self._lost_threads
@@ -209,7 +229,9 @@ class Worker:
             self.wants_restart = True
             self.stop()
 
-    def _obey(self, directives: Directives) -> None:
+    def _obey(self, life: str, directives: Directives) -> None:
+        if life != self.id:
+            return  # said to who we were before
         if directives.lost:
             self._lost = True
             self._staged.set()
@@ -229,10 +251,13 @@ class Worker:
         await self._drained(self._grace, stage=1)
         jobs.interrupt_all()
         await self._drained(2 * GRACE, stage=2)
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(LAST_FLUSH):
                 await jobs.flush()
                 await self._app.engine.retire(self.id)
+                self._retired = True
+        except (TimeoutError, EngineError):
+            logger.warning("worker %s leaves jobs behind; others will take them over", self.id, exc_info=True)
 
     async def _drained(self, seconds: float, stage: int) -> None:
         """Wait until nothing runs, for `seconds`, or until the next stage is asked for."""

@@ -1,0 +1,60 @@
+"""What a worker asks for: as much as it has room for, and a little ahead of that."""
+
+from __future__ import annotations
+
+import pytest
+
+from nightcrew.dispatch import _wanted
+from nightcrew.slots import BATCH, MAX_PREFETCH, MEASURED_OVER, PREFETCH_SECONDS, Slots
+from tests.unit.runs import grant
+
+
+def slots(size: int = 10, *, busy: int = 0, queued: int = 0, prefetch: int = 0) -> Slots:
+    """Some places of one kind of work."""
+    made = Slots("async", size, ("a",), busy=busy, prefetch=prefetch)
+    made.queue.extend(grant(seq) for seq in range(queued))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("place", "count"),
+    [
+        (slots(10), 10),
+        (slots(10, busy=4), 6),
+        (slots(10, busy=10), 0),
+        (slots(10, busy=10, prefetch=20), 20),
+        (slots(10, busy=4, prefetch=20), 26),
+        (slots(10, busy=10, queued=10, prefetch=20), 10),
+        (slots(10, busy=10, queued=11, prefetch=20), 0),
+        (slots(10, queued=1), 0),
+        (slots(10, busy=12), 0),
+        (slots(2_000), BATCH),
+    ],
+)
+def test_as_much_as_there_is_room_for(place: Slots, count: int) -> None:
+    assert _wanted(place) == count
+
+
+def test_nothing_is_asked_for_where_there_was_nothing() -> None:
+    place = slots(10)
+    place.dry = True
+    assert _wanted(place) == 0
+
+
+def test_nothing_is_asked_for_without_tasks() -> None:
+    assert _wanted(Slots("thread", 10, ())) == 0
+
+
+def test_ahead_by_what_lately_ended_in_a_moment() -> None:
+    place = slots()
+    place.measured_at = 100.0
+    place.ended = 500
+    place.measure(100.0 + MEASURED_OVER / 2)
+    assert (place.prefetch, place.ended) == (0, 500), "too soon to tell"
+    place.measure(101.0)
+    assert (place.prefetch, place.ended) == (int(500 * PREFETCH_SECONDS), 0)
+    place.measure(102.0)
+    assert place.prefetch == 0, "long jobs are not fetched ahead"
+    place.ended = 10_000_000
+    place.measure(103.0)
+    assert place.prefetch == MAX_PREFETCH

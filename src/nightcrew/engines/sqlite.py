@@ -63,6 +63,7 @@ from nightcrew.engines.sqlite_writer import (
     Writer,
     insert,
     pack_members,
+    rows,
     stream_of,
     unpack_members,
 )
@@ -284,24 +285,23 @@ def _granted(db: Db, streams: list[int], limit: int, claim_id: int) -> list[Gran
         return []
     try:
         return _grants.decode(data)
-    except msgspec.DecodeError:
-        return _granted_one_by_one(db, pick, bindings)
+    except (msgspec.DecodeError, RecursionError):
+        return _granted_by_columns(db, pick, bindings)
 
 
-def _granted_one_by_one(db: Db, pick: str, bindings: list[int]) -> list[Grant]:
-    """As `_granted` where some row is damaged: that job comes without arguments, and fails alone."""
-    grants = []
-    seqs = [row[0] for row in db.execute(f"SELECT seq FROM ({pick})", bindings[1:])]  # noqa: S608
-    one = "SELECT * FROM ready WHERE seq = ?"
-    for seq in seqs:
-        for parts in (_WHOLE, {"args": "'null'", "extras": "''"}):
-            data = db.execute(_GRANTS.format(pick=one, **parts), (bindings[0], seq)).get
-            try:
-                grants += _grants.decode(data)
-                break
-            except msgspec.DecodeError:
-                continue
-    return grants
+def _granted_by_columns(db: Db, pick: str, bindings: list[int]) -> list[Grant]:
+    """As `_granted` where some arguments cannot be read (too deep, half a surrogate pair).
+
+    They are handed on as they are, so that their job fails alone. None may be left out: all that was
+    picked is deleted from `ready`.
+    """
+    picked = rows(
+        db,
+        f"SELECT seq, fence + 1, attempts, crashes, losses, ready_at FROM ({pick})",  # noqa: S608
+        bindings[1:],
+    )
+    grants = (upkeep.granted(db, tuple(row[:5]), bindings[0], row[5]) for row in picked)
+    return [grant for grant in grants if grant is not None]
 
 
 # --- finish and report ----------------------------------------------------------------------------
@@ -538,14 +538,23 @@ class SqliteEngine:
         readers, self._readers = self._readers, None
         if writer is None or self._pid != os.getpid():
             return
-        if readers is not None:
-            await asyncio.to_thread(readers.shutdown)
-        for connection in self._read_connections:
-            connection.close()
-        self._read_connections.clear()
         self._reading = threading.local()
-        # The writer last: whoever closes the file last puts its log away, and only a writer can.
-        await asyncio.to_thread(writer.close)
+        connections, self._read_connections = self._read_connections, []
+
+        def let_go() -> None:
+            if readers is not None:
+                readers.shutdown()
+            for connection in connections:
+                connection.close()
+            # The writer last: whoever closes the file last puts its log away, and only a writer can.
+            writer.close()
+
+        closing = asyncio.create_task(asyncio.to_thread(let_go))
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await closing  # who is cancelled here still lets all of it go
+            raise
 
     async def migrate(self) -> list[str]:
         """Bring the schema up to date; opening does it, so this answers what opening did, once."""

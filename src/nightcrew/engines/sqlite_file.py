@@ -63,10 +63,8 @@ def engine_error(error: Exception, path: Path) -> EngineError:
             f"{path} has been locked by another process for {BUSY_TIMEOUT:.0f} s: nothing was written; "
             "look for a program that keeps a transaction open on it"
         )
-    if isinstance(error, UnicodeDecodeError):
-        return EngineError(
-            f"arguments and results are stored as JSON in UTF-8, got {error}; nothing was written"
-        )
+    if isinstance(error, UnicodeError):
+        return EngineError(f"what is stored must be text in UTF-8, got {error}; nothing was written")
     if isinstance(error, apsw.NotADBError):
         return SchemaError(f"{path} is not a SQLite database; give another path, or move this file away")
     return EngineError(

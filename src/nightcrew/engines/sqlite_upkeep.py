@@ -102,7 +102,7 @@ class PruneHand:
 
     def prune(self, db: Db, now: float) -> tuple[int, tuple[str, ...]]:
         """Delete a few jobs whose time is up; return how many, and the blobs nobody needs any more."""
-        if now < self._resting_until:
+        if 0 < self._resting_until - now <= _LAPS_APART:  # more: the clock was set back
             return 0, ()
         # The newest job stays: its number must not be given again.
         found = rows(
@@ -170,7 +170,11 @@ def _mark_dead(db: Db, sweeper: int, dead: Sequence[str], steady: float, boot: s
         db.execute(f"{gone} AND id = ?2", (sweeper, worker))
     newest = db.execute("SELECT max(n) FROM worker").get
     if newest > _WORKERS_KEPT:
-        db.execute("DELETE FROM worker WHERE state = 'gone' AND n < ?", (newest - _WORKERS_KEPT,))
+        db.execute(
+            "DELETE FROM worker WHERE state <> 'live' AND n < ?"
+            " AND NOT EXISTS (SELECT 1 FROM claim WHERE worker.n IN (claim.worker, claim.origin))",
+            (newest - _WORKERS_KEPT,),
+        )
 
 
 def _rescue(db: Db, sweeper: int, now: float) -> list[Lost]:
@@ -196,7 +200,7 @@ def _rescue(db: Db, sweeper: int, now: float) -> list[Lost]:
             (new_id, sweeper, origin, raises + 1, now, pack_members(raised)),
         )
         for member in raised:
-            grant = _grant(db, member, new_id, now)
+            grant = granted(db, member, new_id, now)
             if grant is not None:
                 cancelled = db.execute("SELECT 1 FROM cancel WHERE seq = ?", (member[0],)).get is not None
                 lost.append(
@@ -211,7 +215,8 @@ def _rescue(db: Db, sweeper: int, now: float) -> list[Lost]:
     return lost
 
 
-def _grant(db: Db, member: Member, claim_id: int, now: float) -> Grant | None:
+def granted(db: Db, member: Member, claim_id: int, now: float) -> Grant | None:
+    """An open grant, whole; `now` is when it became ready."""
     seq, fence, attempts, crashes, losses = member
     row = db.execute(
         "SELECT hex(j.id), l.task, l.queue, j.args, j.priority, j.max_attempts, j.rerun, j.codec, j.extras"

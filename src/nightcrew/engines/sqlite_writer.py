@@ -313,7 +313,8 @@ class Writer:
             self._commit(group)
         except Exception as error:
             if len(group) == 1:
-                group[0].error = error
+                # (The lock's own file may fail as well.)
+                group[0].error = engine_error(error, self._path) if isinstance(error, OSError) else error
                 return
             # One of them may be at fault: each on its own, so that it does not fail its neighbours.
             for call in group:
@@ -343,7 +344,7 @@ class Writer:
                 for forget in self._rolled_back:
                     forget()
                 self.bell.forget()
-                if isinstance(error, (apsw.Error, UnicodeDecodeError)):
+                if isinstance(error, (apsw.Error, UnicodeError)):
                     raise engine_error(error, self._path) from error
                 raise
             finally:
@@ -396,9 +397,12 @@ def wake_folder(path: Path) -> Path:
 
 
 def _private_folder(folder: Path) -> bool:
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    status = folder.lstat()
+    try:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        status = folder.lstat()
+    except OSError:  # a full disk, say: hints are not worth failing for
+        return False
     # Somebody else's folder in a shared place could be there to listen.
     return stat.S_ISDIR(status.st_mode) and (not hasattr(os, "getuid") or status.st_uid == os.getuid())
 
@@ -481,10 +485,15 @@ class Listener:
             return  # polling alone
         letters = "".join(sorted(_LETTERS[topic] for topic in topics))
         self._path = folder / f"{letters}-{os.urandom(6).hex()}.sock"
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
-        self._socket.bind(str(self._path))
-        self._loop.add_reader(self._socket.fileno(), self._receive)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        listening.setblocking(False)
+        try:
+            listening.bind(str(self._path))
+        except OSError:  # as above
+            listening.close()
+            return
+        self._socket = listening
+        self._loop.add_reader(listening.fileno(), self._receive)
 
     def _receive(self) -> None:
         assert self._socket is not None

@@ -17,8 +17,8 @@ from benchmarks.place import Place, wait_until
 from benchmarks.report import Report, Section, percentile
 
 NEW = "a new file"
-ROUNDS = 3
-IDLE = 5.0
+ROUNDS = 2
+IDLE = 3.0
 
 
 def measure(place: Place, report: Report) -> None:

@@ -300,7 +300,7 @@ async def test_cancelling_a_job_whose_result_is_on_its_way_touches_no_other(
 
     monkeypatch.setattr(app.blob_store, "write", slow)
     jobs = await app.aenqueue_many([large.call(), innocent.call()])
-    async with working(app, concurrency=1, beat=0.2, lease=5.0):
+    async with working(app, concurrency=2, beat=0.2, lease=5.0):
         await asyncio.wait_for(storing.wait(), PATIENCE)
         await asyncio.wait_for(running.wait(), PATIENCE)
         await jobs[0].acancel()
@@ -524,10 +524,19 @@ async def test_a_worker_cancelled_by_its_host_gives_its_jobs_back(app: Nightcrew
     assert await app.aworkers() == []
 
 
-async def test_a_host_that_cancels_twice_leaves_no_heartbeat(app: Nightcrew) -> None:
+async def test_a_host_that_cancels_twice_leaves_no_heartbeat(
+    app: Nightcrew, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A heart that goes on beating would keep the jobs of a worker that is gone from all others."""
-
     running = asyncio.Event()
+
+    async def slow_to_leave(*_: Any) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.2)  # sleeps: as with a store that is slow to answer
+
+    monkeypatch.setattr("nightcrew.worker.keep_up", slow_to_leave)
 
     @app.task
     async def long() -> None:

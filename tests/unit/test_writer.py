@@ -1,0 +1,84 @@
+"""What the writer asks of the disk: everything is synced but claims whose jobs may run again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nightcrew.engines.sqlite_writer import Db, Run, Writer
+
+
+class Claim:
+    """What may be undone by a power cut, if its result says so."""
+
+    def __init__(self, *, harmless: bool) -> None:
+        self._harmless = harmless
+
+    def __call__(self, db: Db) -> str:
+        db.execute("INSERT INTO t VALUES (1)")
+        return "claimed"
+
+    def bears_loss(self, result: Any) -> bool:
+        assert result == "claimed"
+        return self._harmless
+
+
+def settle(db: Db) -> str:
+    """What must be on the disk before anybody hears of it."""
+    db.execute("INSERT INTO t VALUES (2)")
+    return "settled"
+
+
+async def asked_of_sqlite(path: Path, run: Run) -> tuple[list[str], int]:
+    """Every statement of one group of one call, and the rows it left."""
+    writer = Writer(path, lambda db, runs: [each(db) for each in runs])
+    writer.db.execute("CREATE TABLE t (x)")
+    said: list[str] = []
+
+    def note(cursor: object, sql: str, bindings: object) -> bool:
+        said.append(sql)
+        return True
+
+    writer.db.exec_trace = note
+    writer.start()
+    try:
+        await writer.call(run)
+        writer.db.exec_trace = None
+        rows = writer.db.execute("SELECT count(*) FROM t").get
+    finally:
+        writer.close()
+    return [sql for sql in said if not sql.startswith("INSERT")], rows
+
+
+async def test_a_settlement_is_synced(tmp_path: Path) -> None:
+    assert await asked_of_sqlite(tmp_path / "x.db", settle) == (["BEGIN IMMEDIATE", "COMMIT"], 1)
+
+
+async def test_a_claim_of_jobs_that_may_run_again_is_not(tmp_path: Path) -> None:
+    said, rows = await asked_of_sqlite(tmp_path / "x.db", Claim(harmless=True))
+    assert said == ["PRAGMA synchronous = NORMAL", "BEGIN IMMEDIATE", "COMMIT", "PRAGMA synchronous = FULL"]
+    assert rows == 1
+
+
+async def test_a_claim_of_a_job_that_must_not_run_twice_is_taken_back_and_synced(tmp_path: Path) -> None:
+    said, rows = await asked_of_sqlite(tmp_path / "x.db", Claim(harmless=False))
+    assert said[:2] == ["PRAGMA synchronous = NORMAL", "BEGIN IMMEDIATE"]
+    assert said[2:] == ["ROLLBACK", "PRAGMA synchronous = FULL", "BEGIN IMMEDIATE", "COMMIT"]
+    assert rows == 1
+
+
+async def test_after_a_failure_commits_are_synced_again(tmp_path: Path) -> None:
+    class Fails(Claim):
+        def __call__(self, db: Db) -> str:
+            raise RuntimeError("no")
+
+    writer = Writer(tmp_path / "x.db", lambda db, runs: [each(db) for each in runs])
+    writer.start()
+    try:
+        with pytest.raises(RuntimeError):
+            await writer.call(Fails(harmless=True))
+        assert writer.db.pragma("synchronous") == 2
+    finally:
+        writer.close()

@@ -37,8 +37,7 @@ TICK = 0.5
 TURN = 0.005
 """Seconds that jobs which never wait may hold the event loop before others get their turn."""
 
-_monotonic = time.monotonic
-_SUCCEEDED = Outcome.SUCCEEDED
+_monotonic, _SUCCEEDED = time.monotonic, Outcome.SUCCEEDED
 
 
 class Dispatcher:
@@ -424,7 +423,7 @@ class Dispatcher:
         finally:
             self._results[:0] = batch  # cut short: whoever stops us may still store them
             self._flusher = None
-            if self._results and self._flush_timer is None:
+            if self._results and self._flush_timer is None and not self.lost:
                 self._flush_timer = self._loop.call_later(FLUSH_AFTER, self._flush_now)
 
     async def _store_batch(self, batch: list[Transition]) -> None:
@@ -487,9 +486,11 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Let threads and children go, and what could not be stored."""
-        if self._flusher is not None:
-            self._left_behind = True
-            self._flusher.cancel()
+        self._left_behind = self.unsettled
+        self.lost = True  # whoever takes them over decides: nothing is stored behind their back
+        if (flusher := self._flusher) is not None:
+            await asyncio.wait([flusher], timeout=1.0)  # most likely it is on its way to the disk
+            flusher.cancel()
         await self._elsewhere.close()
 
 

@@ -199,6 +199,7 @@ def set_up(synchronous: str) -> None:
 
     module: ModuleType = sqlite_writer
     module.__dict__["Connection"] = connection
+    module.__dict__["SYNCED"] = f"PRAGMA synchronous = {synchronous}"
 
 
 async def scenario(folder: Path, synchronous: str, cuts: int) -> dict[str, Any]:

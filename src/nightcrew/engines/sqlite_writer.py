@@ -44,6 +44,7 @@ Db = apsw.Connection
 Run = Any
 """What is written for one caller: a function of the connection, or what `run_group` knows better."""
 
+SYNCED = "PRAGMA synchronous = FULL"
 GROUP = 256
 """Most calls in one commit: a bound on how long the first waits for the last."""
 
@@ -334,7 +335,7 @@ class Writer:
                     # Only now is it known; and within a transaction it cannot be changed.
                     relaxed = False
                     db.execute("ROLLBACK")
-                    db.execute("PRAGMA synchronous = FULL")
+                    db.execute(SYNCED)
                     begin(db)
                     results = self._run_group(db, runs)
                 db.execute("COMMIT")
@@ -349,7 +350,7 @@ class Writer:
                 raise
             finally:
                 if relaxed:
-                    db.execute("PRAGMA synchronous = FULL")
+                    db.execute(SYNCED)
         for call, result in zip(group, results, strict=True):
             call.result = result
 

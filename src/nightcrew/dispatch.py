@@ -218,8 +218,7 @@ class Dispatcher:
                 self._working.add(task)
                 task.add_done_callback(self._working.discard)
                 if slots.queue:
-                    # Another slot only once this one has had its turn: most jobs never wait, and one
-                    # slot runs them all.
+                    # Another only when this one has had its turn: most jobs never wait, and one runs them all.
                     self._loop.call_soon(self._pump, slots)
             return
         while slots.queue and slots.busy < slots.size:

@@ -16,7 +16,7 @@ GRACE = 2.0
 """Seconds that a job gets to end after it was told to, before it is left to itself."""
 OVERDUE = 3.0
 """Seconds past its deadline at which a job that blocks the event loop is settled without it."""
-_SPARSE = 1_024
+SPARSE = 1_024
 """Fewest jobs watched at which those that have ended are looked for and forgotten."""
 
 Interrupt = Callable[[Run, Outcome, str], None]
@@ -31,7 +31,7 @@ class Deadlines:
         # Numbered, as two may be due at one moment, and runs cannot be compared.
         self._coming: list[tuple[float, int, Run]] = []
         self._numbers = count()
-        self._sparse_at = _SPARSE
+        self._sparse_at = SPARSE
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -45,7 +45,7 @@ class Deadlines:
             # Most jobs end long before their deadline: kept until then, they would fill the memory.
             self._coming = [entry for entry in self._coming if not entry[2].over]
             heapq.heapify(self._coming)
-            self._sparse_at = max(_SPARSE, 2 * len(self._coming))
+            self._sparse_at = max(SPARSE, 2 * len(self._coming))
         heapq.heappush(self._coming, (run.deadline, next(self._numbers), run))
         if self._coming[0][2] is run:
             self._set_timer()

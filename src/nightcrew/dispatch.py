@@ -149,7 +149,7 @@ class Dispatcher:
             for slots in self._slots.values():
                 if slots.ended:
                     slots.measure(now)
-            asked = [(slots, count) for slots in self._slots.values() if (count := _wanted(slots))]
+            asked = [(slots, count) for slots in self._slots.values() if (count := wanted(slots))]
             if not asked or self._full:
                 break
             self._flush_now()
@@ -493,7 +493,7 @@ class Dispatcher:
         await self._elsewhere.close()
 
 
-def _wanted(slots: Slots) -> int:
+def wanted(slots: Slots) -> int:
     """How many jobs to claim for these slots now."""
     if not slots.tasks or slots.dry or len(slots.queue) > slots.prefetch // 2:
         return 0

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from nightcrew.deadlines import _SPARSE, Deadlines, overdue
+from nightcrew.deadlines import SPARSE, Deadlines, overdue
 from nightcrew.execute import Run
 from nightcrew.job import Outcome
 from tests.unit.runs import a_run
@@ -83,11 +83,11 @@ async def test_those_that_ended_long_before_their_deadline_do_not_fill_the_memor
     staying = [a_run(3_600.0, seq=seq) for seq in range(10)]
     for run in staying:
         deadlines.mind(run)
-    for seq in range(5 * _SPARSE):
+    for seq in range(5 * SPARSE):
         run = a_run(3_600.0, seq=seq)
         deadlines.mind(run)
         run.over = True
-        assert len(deadlines) <= 2 * _SPARSE
+        assert len(deadlines) <= 2 * SPARSE
     for run in staying:
         run.deadline = 0.0
     early = a_run(0.02, seq=77)
@@ -97,7 +97,7 @@ async def test_those_that_ended_long_before_their_deadline_do_not_fill_the_memor
 
 async def test_many_that_run_are_all_kept(told: Told) -> None:
     deadlines = Deadlines(asyncio.get_running_loop(), told)
-    runs = [a_run(3_600.0, seq=seq) for seq in range(3 * _SPARSE)]
+    runs = [a_run(3_600.0, seq=seq) for seq in range(3 * SPARSE)]
     for run in runs:
         deadlines.mind(run)
     assert len(deadlines) == len(runs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nightcrew.dispatch import _wanted
+from nightcrew.dispatch import wanted
 from nightcrew.slots import BATCH, MAX_PREFETCH, MEASURED_OVER, PREFETCH_SECONDS, Slots
 from tests.unit.runs import grant
 
@@ -32,17 +32,17 @@ def slots(size: int = 10, *, busy: int = 0, queued: int = 0, prefetch: int = 0) 
     ],
 )
 def test_as_much_as_there_is_room_for(place: Slots, count: int) -> None:
-    assert _wanted(place) == count
+    assert wanted(place) == count
 
 
 def test_nothing_is_asked_for_where_there_was_nothing() -> None:
     place = slots(10)
     place.dry = True
-    assert _wanted(place) == 0
+    assert wanted(place) == 0
 
 
 def test_nothing_is_asked_for_without_tasks() -> None:
-    assert _wanted(Slots("thread", 10, ())) == 0
+    assert wanted(Slots("thread", 10, ())) == 0
 
 
 def test_ahead_by_what_lately_ended_in_a_moment() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 import time
@@ -59,7 +60,9 @@ def enqueue(path: Path, seconds: float) -> list[float]:
 
 
 if __name__ == "__main__":
+    place = Path(sys.argv[2])
+    os.chdir(place.parent)  # a socket's path may have about 100 characters, so it is named from here
     if sys.argv[1] == "run":
-        run(Path(sys.argv[2]))
+        run(Path(place.name))
     else:
-        print(json.dumps(enqueue(Path(sys.argv[2]), float(sys.argv[3]))))
+        print(json.dumps(enqueue(Path(place.name), float(sys.argv[3]))))

@@ -12,16 +12,65 @@ import pytest
 from hypothesis import settings
 
 from tests.parts import ADVICE, MISSING, need
+from tests.servers.sharing import Keeper, Schemas
 
 # Two processes share two cores here, so how long one example takes says nothing.
 settings.register_profile("nightcrew", deadline=None)
 settings.load_profile("nightcrew")
 
 
+ENGINES = ("sqlite",)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep PostgreSQL's server for the whole run: here, in the process that all of its others come from."""
+    if not hasattr(config, "workerinput"):
+        keeper = Keeper()
+        config.add_cleanup(keeper.close)
+        config.stash[KEPT] = keeper
+
+
+KEPT = pytest.StashKey[Keeper]()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what takes a `database_url` on every engine, or on those that its mark `engine` names."""
+    if "database_url" in metafunc.fixturenames:
+        mark = metafunc.definition.get_closest_marker("engine")
+        chosen = mark.args if mark else ENGINES
+        assert set(chosen) <= set(ENGINES), f"{metafunc.definition.nodeid}: there is no such engine: {chosen}"
+        marks = {"sqlite": (), "postgres": (pytest.mark.postgres,)}
+        params = [pytest.param(engine, marks=marks[engine]) for engine in chosen]
+        metafunc.parametrize("database_url", params, indirect=True)
+
+
 @pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    """Return the URL of a store that does not exist yet, in a folder of this test alone."""
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Return the URL of a store that does not exist yet, of this test alone; on every engine in turn."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """Return the URL of a store on SQLite that does not exist yet."""
     return f"sqlite:///{tmp_path / 'nightcrew.db'}"
+
+
+@pytest.fixture
+def postgres_url(schemas: Schemas) -> Iterator[str]:
+    """Return the URL of a store on PostgreSQL that does not exist yet."""
+    url = schemas.new_url()
+    yield url
+    schemas.done(url)
+
+
+@pytest.fixture(scope="session")
+def schemas() -> Iterator[Schemas]:
+    """Return where stores on PostgreSQL are made."""
+    schemas = Schemas(need("postgres"))
+    yield schemas
+    schemas.drop()
 
 
 @pytest.fixture(scope="session")
@@ -37,24 +86,35 @@ def soffice() -> str:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_running() -> Iterator[None]:
+def nothing_left_running(pytestconfig: pytest.Config) -> Iterator[None]:
     """Fail a test that leaves a thread or a child process behind."""
-    threads, children = set(threading.enumerate()), set(_children())
+    keeper = pytestconfig.stash.get(KEPT, None)
+    threads, children = set(threading.enumerate()), set(_children(keeper))
     yield
     end = time.monotonic() + 3
     while left := [
         *(f"thread {thread.name}" for thread in threading.enumerate() if thread not in threads),
-        *(f"process {_command(child)}" for child in _children() if child not in children),
+        *(f"process {_command(child)}" for child in _children(keeper) if child not in children),
     ]:
         if time.monotonic() > end:
             pytest.fail(f"left running: {', '.join(left)}; close what the test opened", pytrace=False)
         time.sleep(0.01)  # sleeps: what was told to stop needs a moment to be gone
 
 
-def _children() -> list[psutil.Process]:
-    """Return the processes below this one that run."""
+def _children(keeper: Keeper | None) -> list[psutil.Process]:
+    """Return the processes below this one that run, but for those of the server that it keeps for all."""
     found = psutil.Process().children(recursive=True)
-    return [child for child in found if child.is_running() and _status(child) != psutil.STATUS_ZOMBIE]
+    running = [child for child in found if child.is_running() and _status(child) != psutil.STATUS_ZOMBIE]
+    if keeper is None or keeper.server is None:
+        return running
+    return [child for child in running if not keeper.server.owns(child.pid, _parent(child))]
+
+
+def _parent(process: psutil.Process) -> int:
+    try:
+        return int(process.ppid())
+    except psutil.Error:
+        return 0
 
 
 def _status(process: psutil.Process) -> str:

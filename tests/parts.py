@@ -1,7 +1,7 @@
-"""The parts of a machine that some tests need: a browser, LibreOffice.
+"""The parts of a machine that some tests need: a browser, LibreOffice, PostgreSQL.
 
 A test whose part is missing is left out with the reason, and listed at the end of the run; where
-`REQUIRE=browser,office` names the part (as CI does), it fails instead.
+`REQUIRE=browser,office,postgres` names the part (as CI does), it fails instead.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from types import ModuleType
 
 import pytest
 
+from tests.servers import postgres, sharing
+
 ROOT = Path(__file__).resolve().parent.parent
 
 MISSING = "part missing: "
@@ -23,6 +25,7 @@ MISSING = "part missing: "
 ADVICE = {
     "browser": "./run test --yes installs one where there is apt; or install Chromium, Chrome or Edge",
     "office": "./run demo --yes installs LibreOffice where there is apt",
+    "postgres": postgres.ADVICE,
 }
 
 
@@ -38,13 +41,34 @@ def run_file() -> ModuleType:
 
 
 def need(part: str) -> str:
-    """Return the program of a part; leave the test out, or fail it, when there is none."""
+    """Return the program of a part, or a server's address; leave the test out, or fail it, when there is none."""
     run = run_file()
-    found: str | None = {"browser": run.find_browser, "office": run.find_office}[part]()
-    if found and (part != "browser" or run.driver_starts()):
-        return found
+    problem = ""
+    match part:
+        case "browser":
+            found = run.find_browser() if run.driver_starts() else None
+        case "office":
+            found = run.find_office()
+        case "postgres":
+            try:
+                return sharing.shared_url()
+            except postgres.ServerError as error:
+                found, problem = None, f" ({error})"
+        case _:
+            raise AssertionError(f"there is no part `{part}`")
+    if found:
+        return str(found)
     if part in run.required():
-        pytest.fail(
-            f"{part} is missing, and REQUIRE={os.environ['REQUIRE']} names it: {ADVICE[part]}", pytrace=False
-        )
+        why = f"{part} is missing{problem}, and REQUIRE={os.environ['REQUIRE']} names it: {ADVICE[part]}"
+        pytest.fail(why, pytrace=False)
     pytest.skip(f"{MISSING}{part}")
+
+
+def need_postgres_programs() -> Path:
+    """Return the folder of PostgreSQL's programs, for tests that must have a server of their own."""
+    found = sharing.chosen_programs() or postgres.find_programs()
+    if found:
+        return found
+    if "postgres" in run_file().required():
+        pytest.fail(f"there are no programs of PostgreSQL here: {postgres.ADVICE}", pytrace=False)
+    pytest.skip(f"{MISSING}postgres")

@@ -13,7 +13,7 @@ import pytest
 from tests.parts import ROOT
 
 RUN = ROOT / "run"
-LOCKS = ["boot", "demo", "dev"]
+LOCKS = ["boot", "demo", "demo-postgres", "dev"]
 
 
 def test_it_needs_only_the_standard_library() -> None:
@@ -68,8 +68,9 @@ def test_a_lock_pins_by_hash_and_names_no_address(lock: str) -> None:
     assert unpinned == []
 
 
-def test_one_environment_serves_both_commands() -> None:
-    demo, dev = pins("demo"), pins("dev")
+@pytest.mark.parametrize("lock", ["demo", "demo-postgres"])
+def test_one_environment_serves_both_commands(lock: str) -> None:
+    demo, dev = pins(lock), pins("dev")
     assert {name: dev.get(name) for name in demo} == demo
 
 
@@ -80,10 +81,13 @@ def test_the_locks_hold_everything_that_the_project_names() -> None:
     groups = project["dependency-groups"]
     named = [*project["project"]["dependencies"], *extras["server"], *extras["demo"], *groups["build"]]
     assert names(named) <= pins("demo").keys()
+    named += [*extras["postgres"], *groups["server"]]
+    assert names(named) <= pins("demo-postgres").keys()
     assert names([*groups["test"], *groups["lint"], *groups["bench"]]) <= pins("dev").keys()
 
 
-def names(requirements: list[str]) -> set[str]:
+def names(requirements: list[str | dict[str, str]]) -> set[str]:
     """Return the distributions that requirements name, but for this project itself."""
-    found = {re.split(r"[^\w.-]", requirement, maxsplit=1)[0] for requirement in requirements}
+    said = [requirement for requirement in requirements if isinstance(requirement, str)]
+    found = {re.split(r"[^\w.-]", requirement, maxsplit=1)[0] for requirement in said}
     return found - {"nightcrew"}

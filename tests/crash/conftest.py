@@ -30,6 +30,6 @@ def fork_server() -> None:
 
 
 @pytest.fixture
-async def crew(tmp_path: Path) -> AsyncIterator[Crew]:
-    async with Crew(tmp_path) as crew:
+async def crew(tmp_path: Path, database_url: str) -> AsyncIterator[Crew]:
+    async with Crew(tmp_path, database_url) as crew:
         yield crew

@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -95,7 +96,7 @@ def connector(life: Life) -> Callable[[str], Engine]:
     point = CrashPoint.parse(life.crash) if life.crash else None
 
     def connected(url: str) -> Engine:
-        engine: Engine = make_engine(Path(url.removeprefix("sqlite:///")), life.sabotage, life.skew)
+        engine: Engine = make_engine(url, life.sabotage)
         if point is not None:
             engine = CrashingEngine(engine, point)
         return RecordingEngine(engine, recorder)
@@ -106,6 +107,9 @@ def connector(life: Life) -> Callable[[str], Engine]:
 def live(life: Life) -> None:
     """The life of one worker process; SIGTERM ends it in good order."""
     logging.disable(logging.ERROR)  # every kill is a warning of its survivors
+    if life.skew:
+        right = time.time
+        vars(time)["time"] = lambda: right() + life.skew
     connected = connector(life)
     for module in (nightcrew.client, nightcrew.heartbeat):
         vars(module)["connect"] = connected
@@ -167,14 +171,13 @@ class Member:
 class Crew:
     """A store, the processes that work on it, a client, a nemesis, and what all of them wrote."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
         self.histories = folder / "histories"
-        self.path = folder / "jobs.db"
-        self.url = f"sqlite:///{self.path}"
+        self.url = url
         self.random = Random(20)
         self.recorder = HistoryRecorder(self.histories, inc="parent")
-        self.engine: Engine = RecordingEngine(make_engine(self.path), self.recorder)
+        self.engine: Engine = RecordingEngine(make_engine(url), self.recorder)
         self.nemesis = Nemesis(self.recorder)
         self.members: list[Member] = []
         self.made: list[str] = []

@@ -14,26 +14,24 @@ from typing import cast
 import msgspec
 
 from nightcrew.client import new_id
-from nightcrew.engine import Enqueued, Finished, Swept
+from nightcrew.connect import connect
+from nightcrew.engine import Engine, Enqueued, Finished, Swept
 from nightcrew.engines.sqlite import SqliteEngine
 from nightcrew.engines.sqlite_writer import Db, pack_members, unpack_members
 from nightcrew.job import NewJob, Transition
 
 
-class SkewedClock:
-    """A host's clocks with the wall clock wrong by some seconds."""
-
-    def __init__(self, skew: float) -> None:
-        self.skew = skew
+class HostClock:
+    """A host's clocks, looked up each time: a process may have been given a wrong `time.time`."""
 
     def wall(self) -> float:
-        return time.time() + self.skew
+        return time.time()
 
     def steady(self) -> float:
         return time.monotonic()
 
 
-class WallClock(SkewedClock):
+class WallClock(HostClock):
     """Sabotage: leases by the wall clock of whoever looks."""
 
     def steady(self) -> float:
@@ -99,8 +97,9 @@ NAMES = ("no fence", "acknowledge first", "same fence", "wall clock", "new id")
 """The last one is a client's fault: see `repeated`."""
 
 
-def make_engine(path: Path, sabotage: str | None = None, skew: float = 0.0) -> SqliteEngine:
-    """The engine, honest or not, of a process whose wall clock is ahead by `skew` seconds."""
+def make_engine(url: str, sabotage: str | None = None) -> Engine:
+    """The engine, honest or not, of a process."""
+    path = Path(url.removeprefix("sqlite:///"))
     match sabotage:
         case "no fence":
             return NoFence(path)
@@ -109,9 +108,11 @@ def make_engine(path: Path, sabotage: str | None = None, skew: float = 0.0) -> S
         case "same fence":
             return SameFence(path)
         case "wall clock":
-            return SqliteEngine(path, clock=WallClock(skew))
+            return SqliteEngine(path, clock=WallClock())
+        case _ if url.startswith("sqlite:"):
+            return SqliteEngine(path, clock=HostClock())
         case _:
-            return SqliteEngine(path, clock=SkewedClock(skew))
+            return connect(url)
 
 
 def repeated(job: NewJob, sabotage: str | None = None) -> NewJob:

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from nightcrew import Changed, JobState, Nightcrew
 from nightcrew.cli.main import main
 from tests.parts import ROOT
+from tests.servers.sharing import Schemas
 from tests.waiting import wait_until
 
 PATIENCE = 60.0
@@ -83,15 +84,17 @@ app = Nightcrew("sqlite:///other.db")
 class Shop:
     """A project's folder with an app in `shop.py`, and a terminal in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str | None = None) -> None:
         self.folder = folder
-        self.url = f"sqlite:///{folder / 'nightcrew.db'}"
+        self.url = url or f"sqlite:///{folder / 'nightcrew.db'}"
         (folder / "shop.py").write_text(SHOP)
         (folder / "other.py").write_text(OTHER)
         kept = {name: text for name, text in os.environ.items() if not name.startswith("NIGHTCREW_")}
         # The checkout is not on the path of every Python that runs these tests.
         self.environment = {**kept, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "200"}
         self.environment.pop("NO_COLOR", None)
+        if url:
+            self.environment["NIGHTCREW_URL"] = url
 
     def start(self, *args: str, **options: Any) -> subprocess.Popen[str]:
         """Start ``nightcrew …``."""
@@ -132,10 +135,11 @@ def typed_here(open_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
     """Run a command in the project's folder without a process of its own: for many small questions."""
     monkeypatch.chdir(open_shop.folder)
     monkeypatch.setattr(sys, "path", [*sys.path])
+    url = open_shop.environment.get("NIGHTCREW_URL")
     without = dict.fromkeys([name for name in os.environ if name.startswith("NIGHTCREW_")])
 
     def run(*args: str) -> Ended:
-        ended = CliRunner().invoke(main, args, env={**without, "NIGHTCREW_URL": None, "NIGHTCREW_APP": None})
+        ended = CliRunner().invoke(main, args, env={**without, "NIGHTCREW_URL": url, "NIGHTCREW_APP": None})
         return Ended(ended.exit_code, ended.stdout, ended.stderr)
 
     yield run
@@ -161,10 +165,14 @@ def shop(tmp_path: Path) -> Shop:
     return Shop(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def open_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+@pytest.fixture(scope="module", params=["sqlite"])
+def open_shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     """A project with a worker that runs as long as the tests of this file."""
-    shop = Shop(tmp_path_factory.mktemp("shop"))
+    url = None
+    if request.param == "postgres":
+        schemas: Schemas = request.getfixturevalue("schemas")
+        url = schemas.new_url()
+    shop = Shop(tmp_path_factory.mktemp("shop"), url)
     with working(shop, "--embedded"):
         yield shop
 
@@ -186,8 +194,8 @@ def working(shop: Shop, *options: str) -> Iterator[subprocess.Popen[str]]:
 
 def living(shop: Shop) -> int:
     """How many workers are alive."""
-    if not (shop.folder / "nightcrew.db").exists():
-        return 0
+    if shop.url.startswith("sqlite:") and not (shop.folder / "nightcrew.db").exists():
+        return 0  # and make none
     with Nightcrew(shop.url) as app:
         return sum(worker.alive for worker in app.workers())
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -110,12 +109,12 @@ async def test_leaving_an_inner_block_does_not_close_what_it_found_open(opened: 
     assert opened.engine.limits.batch > 0
 
 
-def test_a_forked_child_enqueues_too(tmp_path: Path) -> None:
+def test_a_forked_child_enqueues_too(database_url: str) -> None:
     """As under a web server that forks its workers after the first enqueue."""
     script = f"""
 import os
 from nightcrew import Nightcrew
-app = Nightcrew("sqlite:///{tmp_path}/x.db")
+app = Nightcrew({database_url!r})
 
 @app.task(name="t")
 def task(who: str) -> None: ...

@@ -56,13 +56,13 @@ async def test_arguments_and_results_may_be_large(app: Nightcrew, tmp_path: Path
     async with working(app):
         assert await job.aresult(PATIENCE) == text[::-1]
     assert len((await app.aget(job.id)).record.args) < 1_000  # they are beside the database
-    assert len(list((tmp_path / "nightcrew.db-blobs").glob("*/*-*"))) == 2
+    assert len(list((tmp_path / "files").glob("*/*-*"))) == 2
 
 
 async def test_a_file_may_be_refused_for_its_size(app: Nightcrew, tmp_path: Path) -> None:
     with pytest.raises(LimitExceeded, match="larger than the 10 bytes allowed; nothing was stored"):
         await app.blobs.aput(b"more than ten bytes", max_size=10)
-    assert not list((tmp_path / "nightcrew.db-blobs").glob("*/*-*"))
+    assert not list((tmp_path / "files").glob("*/*-*"))
 
 
 async def test_a_name_is_only_shown_and_never_a_path(app: Nightcrew) -> None:

@@ -15,6 +15,8 @@ from tests.story import errands
 from tests.story.working import PATIENCE, lines, worker_process
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.engine("sqlite")  # but for what the store decides: who killed whom
+
 
 @pytest.fixture
 def shop(database_url: str) -> Iterator[Nightcrew]:
@@ -67,6 +69,7 @@ def test_what_passes_through_a_child_may_be_large(shop: Nightcrew) -> None:
     assert errands.reverse.enqueue(text).result(PATIENCE) == text[::-1]
 
 
+@pytest.mark.engine("sqlite", "postgres")
 def test_a_job_that_kills_its_process_is_proven_and_stopped(shop: Nightcrew, traces: Path) -> None:
     job = errands.die.enqueue(str(traces))
     other = errands.square.enqueue(3)
@@ -79,6 +82,7 @@ def test_a_job_that_kills_its_process_is_proven_and_stopped(shop: Nightcrew, tra
     assert other.result(PATIENCE)[0] == 9
 
 
+@pytest.mark.engine("sqlite", "postgres")
 def test_a_job_that_kills_its_worker_is_isolated(shop: Nightcrew, traces: Path) -> None:
     wait_until(shop.workers)
     [worker] = shop.workers()

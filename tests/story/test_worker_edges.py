@@ -15,7 +15,6 @@ import pytest
 
 from nightcrew import Blob, Context, JobFailed, JobState, Nightcrew, Retry, Stopped, Worker
 from nightcrew.engine import Claimed, ClaimRequest, Engine, Finished, WorkerStatus
-from nightcrew.engines.sqlite import SqliteEngine
 from nightcrew.errors import EngineBusy, EngineError, StorageFull
 from nightcrew.job import Outcome, Transition
 from nightcrew.rescue import boot_id
@@ -314,26 +313,26 @@ class Refusing:
     """Makes an app's engine fail as it is told to."""
 
     def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert isinstance(engine, SqliteEngine)
+        kind = type(engine)
         self.claims = 0
         self.refuse_claim: Any = None
         self.refuse_finish: Any = None
-        claim, finish = SqliteEngine.claim, SqliteEngine.finish
+        claim, finish = kind.claim, kind.finish
 
-        async def claim_or_not(this: SqliteEngine, request: ClaimRequest) -> Claimed:
+        async def claim_or_not(this: Engine, request: ClaimRequest) -> Claimed:
             error = self.refuse_claim and self.refuse_claim(this, request)
             if error:
                 raise error
             return await claim(this, request)
 
-        async def finish_or_not(this: SqliteEngine, batch: Sequence[Transition]) -> list[Finished]:
+        async def finish_or_not(this: Engine, batch: Sequence[Transition]) -> list[Finished]:
             error = self.refuse_finish and self.refuse_finish(this, batch)
             if error:
                 raise error
             return await finish(this, batch)
 
-        monkeypatch.setattr(SqliteEngine, "claim", claim_or_not)
-        monkeypatch.setattr(SqliteEngine, "finish", finish_or_not)
+        monkeypatch.setattr(kind, "claim", claim_or_not)
+        monkeypatch.setattr(kind, "finish", finish_or_not)
 
 
 @pytest.fixture
@@ -455,7 +454,7 @@ async def test_a_worker_that_cannot_even_register_says_why(
         raise StorageFull("no space for a worker")
 
     with monkeypatch.context() as patched:
-        patched.setattr(SqliteEngine, "renew", refuse)
+        patched.setattr(type(app.engine), "renew", refuse)
         with pytest.raises(StorageFull, match="no space for a worker"):
             await Worker(app).run()
 

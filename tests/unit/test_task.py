@@ -194,9 +194,9 @@ def test_tasks_without_an_app_say_what_is_missing() -> None:
         lonely.enqueue()
 
 
-def test_an_app_takes_in_what_is_declared_before_and_after(database_url: str) -> None:
+def test_an_app_takes_in_what_is_declared_before_and_after(sqlite_url: str) -> None:
     inner, outer = Tasks(), Tasks()
-    app = Nightcrew(database_url)
+    app = Nightcrew(sqlite_url)
     app.include(outer)
     outer.include(inner)
     inner.include(outer)  # in a circle: harmless
@@ -213,8 +213,8 @@ def test_an_app_takes_in_what_is_declared_before_and_after(database_url: str) ->
     assert late.client is own.client
 
 
-def test_a_collection_with_a_taken_name_is_refused(database_url: str) -> None:
-    app, other = Nightcrew(database_url), Tasks()
+def test_a_collection_with_a_taken_name_is_refused(sqlite_url: str) -> None:
+    app, other = Nightcrew(sqlite_url), Tasks()
     app.task(name="same")(lambda: 1)
     other.task(name="same")(lambda: 2)
     with pytest.raises(ConfigurationError, match="two tasks"):

@@ -38,7 +38,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "database_url" in metafunc.fixturenames:
         mark = metafunc.definition.get_closest_marker("engine")
         chosen = mark.args if mark else ENGINES
-        chosen = [engine for engine in chosen if engine in ENGINES]
+        chosen = tuple(engine for engine in chosen if engine in ENGINES)
         marks = {"sqlite": (), "postgres": (pytest.mark.postgres,)}
         params = [pytest.param(engine, marks=marks[engine]) for engine in chosen]
         metafunc.parametrize("database_url", params, indirect=True)

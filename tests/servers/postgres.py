@@ -423,17 +423,24 @@ def main(argv: list[str]) -> int:
     """Run a command with a server; return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.servers.postgres", description=__doc__)
     parser.add_argument("--data", type=Path, help="the folder of its data, kept; by default one for this run")
+    parser.add_argument("--find", action="store_true", help="only print where its programs are")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="what to run")
     chosen = parser.parse_args(argv)
     command = chosen.command[1:] if chosen.command[:1] == ["--"] else chosen.command
+    if chosen.find:
+        print(find_programs() or "")
+        return 0 if find_programs() else 1
     if not command:
         parser.error("name the command that is to run with the server")
     try:
         with Postgres(data=chosen.data) as server:
+            print(f"PostgreSQL is up. From another terminal: export NIGHTCREW_URL='{server.url}'", flush=True)
             return with_server(command, server.url)
     except ServerError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def with_server(command: list[str], url: str) -> int:

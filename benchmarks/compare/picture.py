@@ -1,0 +1,109 @@
+"""The comparison as bars: in a terminal, and as a picture (SVG) for a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from msgspec import Struct
+
+_WIDTH, _LABEL, _ROW, _BAR = 880, 270, 20, 13
+_INK, _FAINT = "#1f2933", "#6b7785"
+COLOURS = {"mine": "#0b7a75", "raw": "#b8c0c8", "postgres": "#4a6fa5", "redis": "#c0564b"}
+_LEGEND = {
+    "mine": "Nightcrew",
+    "raw": "raw limit: a bare loop, no job system",
+    "postgres": "on PostgreSQL, durable",
+    "redis": "on Redis, log written every second",
+}
+
+
+class Bar(Struct, frozen=True):
+    """One line: the median, and the lowest and highest round."""
+
+    label: str
+    kind: str
+    """One of `COLOURS`."""
+    value: float
+    low: float
+    high: float
+
+
+class Panel(Struct, frozen=True):
+    """Bars that share a unit."""
+
+    title: str
+    unit: str
+    bars: Sequence[Bar]
+    """The best first."""
+
+
+def number(value: float) -> str:
+    """Write a number as short as its size allows."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def as_text(panel: Panel, width: int = 46) -> str:
+    """Draw a panel for a terminal."""
+    most = max((bar.value for bar in panel.bars), default=1.0) or 1.0
+    lines = [f"\n{panel.title} ({panel.unit})"]
+    for bar in panel.bars:
+        eighths = round(bar.value / most * width * 8)
+        drawn = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+        lines.append(f"  {bar.label[:38]:<38} {drawn or '▏'} {number(bar.value)}")
+    return "\n".join(lines)
+
+
+def as_svg(panels: Sequence[Panel], below: str) -> str:
+    """Draw all panels, one under the other, with a line of text below them."""
+    parts: list[str] = []
+    y = 34
+    for kind, text in _LEGEND.items():
+        if any(bar.kind == kind for panel in panels for bar in panel.bars):
+            parts.append(f'<rect x="16" y="{y - 10}" width="11" height="11" rx="2" fill="{COLOURS[kind]}"/>')
+            parts.append(_text(34, y, text, _INK))
+            y += 18
+    for panel in panels:
+        y += 22
+        parts.append(_text(16, y, f"{panel.title}", _INK, weight="600", size=14))
+        parts.append(_text(_WIDTH - 16, y, panel.unit, _FAINT, anchor="end"))
+        most = max((bar.high for bar in panel.bars), default=1.0) or 1.0
+        room = _WIDTH - _LABEL - 96
+        y += 8
+        for bar in panel.bars:
+            y += _ROW
+            parts += _bar(bar, y, room / most)
+    y += 30
+    parts.append(_text(16, y, below, _FAINT, size=11))
+    body = "\n".join(parts)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{y + 16}" '
+        f'viewBox="0 0 {_WIDTH} {y + 16}" font-family="system-ui, sans-serif" font-size="12" role="img" '
+        f'aria-label="Nightcrew beside other job systems">\n'
+        f'<rect width="100%" height="100%" fill="#ffffff"/>\n{body}\n</svg>\n'
+    )
+
+
+def _bar(bar: Bar, y: int, scale: float) -> list[str]:
+    top, middle = y - _BAR + 2, y - _BAR / 2 + 2
+    end = _LABEL + bar.value * scale
+    low, high = _LABEL + bar.low * scale, _LABEL + bar.high * scale
+    width = max(end - _LABEL, 1)
+    weight = "600" if bar.kind == "mine" else "400"
+    return [
+        _text(_LABEL - 10, y, bar.label, _INK, anchor="end", weight=weight),
+        f'<rect x="{_LABEL}" y="{top}" width="{width:.1f}" height="{_BAR}" rx="2" fill="{COLOURS[bar.kind]}"/>',
+        f'<path d="M{low:.1f} {middle}H{high:.1f}" stroke="{_INK}" stroke-width="1.2" opacity="0.55"/>',
+        _text(round(max(end, high)) + 6, y, number(bar.value), _INK, weight=weight),
+    ]
+
+
+def _text(
+    x: int, y: int, text: str, fill: str, *, anchor: str = "start", weight: str = "400", size: int = 12
+) -> str:
+    return (
+        f'<text x="{x}" y="{y}" fill="{fill}" text-anchor="{anchor}" font-weight="{weight}" '
+        f'font-size="{size}">{escape(text)}</text>'
+    )

@@ -12,6 +12,8 @@ from nightcrew.errors import ConfigurationError
 DEFAULT_URL = "sqlite:///nightcrew.db"
 
 _EXISTING = "sqlite:///relative/path.db or sqlite:////absolute/path.db"
+_SERVERS = "postgresql://user@host/database"
+_POSTGRES = ("postgresql", "postgres")
 
 
 def connect(url: str) -> Engine:
@@ -22,6 +24,15 @@ def connect(url: str) -> Engine:
         from nightcrew.engines.sqlite import SqliteEngine
 
         return SqliteEngine(path)
+    if parts.scheme in _POSTGRES:
+        try:
+            from nightcrew.engines.postgres import PostgresEngine
+        except ImportError as error:
+            raise ConfigurationError(
+                f"{_safe(parts, url)!r} needs the PostgreSQL driver, which is not installed ({error}); "
+                "install `nightcrew[postgres]`"
+            ) from error
+        return PostgresEngine(url)
     raise _unknown(parts, url)
 
 
@@ -31,10 +42,13 @@ def connect_blobs(url: str, blobs: str | None = None) -> BlobStore:
         folder = _folder(blobs)
     else:
         parts = _split(url)
-        if parts.scheme != "sqlite":
+        if parts.scheme in _POSTGRES:
+            folder = Path("nightcrew-blobs").absolute()
+        elif parts.scheme == "sqlite":
+            path = _sqlite_path(parts, url)
+            folder = path.with_name(f"{path.name}-blobs")
+        else:
             raise _unknown(parts, url)
-        path = _sqlite_path(parts, url)
-        folder = path.with_name(f"{path.name}-blobs")
     from nightcrew.blobs.files import FileBlobStore
 
     return FileBlobStore(folder)
@@ -47,6 +61,8 @@ def full_url(url: str) -> str:
     `ConfigurationError`.
     """
     parts = _split(url)
+    if parts.scheme in _POSTGRES:
+        return url
     if parts.scheme != "sqlite":
         raise _unknown(parts, url)
     return f"sqlite:///{quote(str(_sqlite_path(parts, url)))}"
@@ -94,7 +110,7 @@ def _folder(blobs: str) -> Path:
 def _unknown(parts: SplitResult, url: str) -> ConfigurationError:
     return ConfigurationError(
         f"there is no engine for {parts.scheme or 'no scheme'!r} URLs, got {_safe(parts, url)!r}; "
-        f"what exists is {_EXISTING}"
+        f"what exists is {_EXISTING}, and {_SERVERS}"
     )
 
 

@@ -1,0 +1,650 @@
+"""The PostgreSQL engine: one database, shared by any number of processes of any number of hosts.
+
+Every method is one call of a function in the schema (`schema/postgres_functions.sql`), so one round trip and one
+transaction. `postgres_link` is the way there, `postgres_bounds` says from where a claim looks, `postgres_look` reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from fnmatch import fnmatchcase
+from typing import Any, Protocol
+
+import msgspec
+
+from nightcrew.engine import (
+    Changed,
+    Claimed,
+    ClaimRequest,
+    Directives,
+    EngineLimits,
+    Enqueued,
+    Filter,
+    Finished,
+    Page,
+    Stats,
+    Swept,
+    Topic,
+    Verb,
+    WorkerInfo,
+    WorkerStatus,
+)
+from nightcrew.engines import postgres_schema as schema
+from nightcrew.engines.postgres_bounds import Bounds
+from nightcrew.engines.postgres_link import Address, Bell, Link, Listener, closed
+from nightcrew.engines.postgres_look import Look
+from nightcrew.errors import EngineError, LimitExceeded
+from nightcrew.job import (
+    NO_EXTRAS,
+    Grant,
+    JobDetail,
+    JobRecord,
+    JobState,
+    Lost,
+    NewJob,
+    Outcome,
+    Report,
+    Transition,
+)
+from nightcrew.options import KEEP_RESULT
+
+_STATE_NUMBERS = {JobState.READY: 1, JobState.SUCCEEDED: 3, JobState.FAILED: 4, JobState.CANCELLED: 5}
+_FAIR_TURN = 8
+"""One claim in so many takes the oldest jobs, whatever their priority: nothing starves."""
+_LOG_LINES = 10_000
+"""Most log lines kept for one job."""
+_RESCUED = 1_000
+_PRUNED = 200
+_LAPS_APART = 600.0
+_PARTITIONS_APART = 600.0
+
+_grants = msgspec.json.Decoder(list[Grant])
+_encode = msgspec.json.encode
+
+
+_SUCCEEDED = Outcome.SUCCEEDED  # looking up a member of an enum costs as much as all else done for a job
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else _encode(value).decode()
+
+
+def _decoded(data: bytes | None) -> str | None:
+    return None if data is None else data.decode()
+
+
+class Clock(Protocol):
+    """The time in tests; in life it is the server's."""
+
+    def wall(self) -> float:
+        """Unix seconds."""
+        ...
+
+
+# --- what is sent -----------------------------------------------------------------------------------
+
+
+def enqueue_arguments(jobs: Sequence[NewJob], moment: float | None) -> list[Any]:
+    """The arguments of the function `enqueue`. What many jobs have in common is sent once, as a shape."""
+    shapes: dict[tuple[Any, ...], int] = {}
+    of: list[int] = []
+    for job in jobs:
+        shape = (
+            job.queue,
+            job.task,
+            job.priority,
+            job.max_attempts,
+            job.rerun_if_lost,
+            job.codec,
+            _text(job.extras),
+            job.run_at,
+            job.delay,
+        )
+        of.append(shapes.setdefault(shape, len(shapes) + 1))
+    columns: list[list[Any]] = [list(column) for column in zip(*shapes, strict=True)]
+    labels = [_encode(task).decode() + "," + _encode(queue).decode() for queue, task, *_ in shapes]
+    ids = "{" + ",".join([job.id for job in jobs]) + "}"
+    kept = [(blob, job.id) for job in jobs for blob in job.blobs]
+    blobs, keepers = [blob for blob, _ in kept], "{" + ",".join([keeper for _, keeper in kept]) + "}"
+    return [*columns, labels, ids, of, [job.args.decode() for job in jobs], blobs, keepers, moment]
+
+
+def _is_plain(t: Transition) -> bool:
+    """Whether the store can count a success by itself."""
+    grant = t.grant
+    return t.attempts == grant.attempts + 1 and t.crashes == grant.crashes and t.losses == grant.losses
+
+
+def _ending(n: int, t: Transition) -> dict[str, Any]:
+    """An ending that is no plain success, as the function `finish` takes it."""
+    return {
+        "n": n,
+        "id": t.grant.id,
+        "fence": t.grant.fence,
+        "state": _STATE_NUMBERS[t.state],
+        "outcome": t.outcome.value,
+        "attempt": t.grant.attempt,
+        "attempts": t.attempts,
+        "crashes": t.crashes,
+        "losses": t.losses,
+        "delay": t.delay,
+        "keep": t.keep,
+        "started": t.started_at,
+        "duration": t.duration,
+        "result": _decoded(t.result),
+        "reason": _text(t.reason),
+        "error": _text(t.error),
+        # One that was fetched and handed back unstarted leaves no trace: nothing happened to it.
+        "blobs": t.blobs or None,
+        "trace": t.outcome is not Outcome.RETURNED or t.started_at is not None,
+    }
+
+
+_ENQUEUE = (
+    "SELECT {s}.enqueue(%b::text[], %b::text[], %b::smallint[], %b::integer[], %b::boolean[], %b::integer[],"
+    " %b::text[], %b::double precision[], %b::double precision[], %b::text[], %s::uuid[], %b::integer[],"
+    " %b::text[], %b::text[], %s::uuid[], %s::double precision)"
+)
+_CLAIM = (
+    "SELECT * FROM {s}.claim(%s::bigint, %s, %b::bigint[], %b::integer[], %b::bigint[], %b::bigint[], %s::integer,"
+    " %s::boolean, %s::double precision)"
+)
+_FINISH = (
+    "SELECT {s}.finish(%b::bigint[], %s::uuid[], %s::integer[], %b::double precision[], %b::double precision[],"
+    " %b::double precision[], %b::text[], %s::json, %s::double precision)"
+)
+_SETTLED = "SELECT {s}.settled(%s::uuid[], %s::integer[])"
+_REPORT = "SELECT {s}.report(%b::bigint[], %s::json, %s::integer)"
+_RENEW = "SELECT * FROM {s}.renew(%s, %s, %s, %s, %s::double precision, %s::json, %s::double precision)"
+_RETIRE = "SELECT {s}.retire(%s)"
+_SWEEP = "SELECT {s}.sweep(%s::bigint, %s, %s::text[], %s::integer, %s::double precision)"
+_SWEPT = "SELECT * FROM {s}.swept(%s::bigint)"
+_PRUNE = "SELECT * FROM {s}.prune(%s::uuid, %s::integer, %s::double precision)"
+_PARTITIONS = "SELECT {s}.keep_partitions(%s::double precision)"
+_CANCEL = "SELECT {s}.cancel_job(%s::uuid, %s::double precision, %s::double precision)"
+_RETRY = "SELECT {s}.retry_job(%s::uuid, %s::double precision)"
+_STREAMS = (
+    "SELECT s.id, s.n, l.queue, l.task FROM {s}.stream s JOIN {s}.lane l ON l.id = s.id >> 8 ORDER BY s.id"
+)
+_OPEN_GRANTS = """
+    SELECT j.place, upper(encode(uuid_send(j.id), 'hex')), l.task, l.queue, j.args::text, j.priority, m.fence,
+        m.attempts, m.crashes, m.losses, j.max_attempts, j.rerun, j.codec, c.id, j.extras::text
+    FROM {s}.claim c CROSS JOIN LATERAL unnest(c.ids, c.fences, c.attempts, c.crashes, c.losses)
+        WITH ORDINALITY m(id, fence, attempts, crashes, losses, n)
+    JOIN {s}.job j ON j.id = m.id JOIN {s}.lane l ON l.id = j.lane WHERE c.id = %s::bigint ORDER BY m.n
+"""
+
+
+def _grant(row: Sequence[Any], ready_at: float) -> Grant:
+    (
+        place,
+        key,
+        task,
+        queue,
+        args,
+        priority,
+        fence,
+        attempts,
+        crashes,
+        losses,
+        most,
+        rerun,
+        codec,
+        claim,
+        extras,
+    ) = row
+    return Grant(
+        seq=place,
+        hex=key,
+        task=task,
+        queue=queue,
+        args=msgspec.Raw(args.encode()),
+        priority=priority,
+        fence=fence,
+        attempts=attempts,
+        crashes=crashes,
+        losses=losses,
+        max_attempts=most,
+        rerun_if_lost=rerun,
+        ready_at=ready_at,
+        codec=codec,
+        claim=claim,
+        extras=NO_EXTRAS if extras is None else msgspec.Raw(extras.encode()),
+    )
+
+
+class _Streams:
+    """The streams that exist: a few, and never fewer. By number, a new one is noticed."""
+
+    def __init__(self) -> None:
+        self.newest = 0
+        self._all: list[tuple[int, str, str]] = []
+        self._matching: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[list[int], list[int]]] = {}
+
+    def take(self, found: Sequence[tuple[Any, ...]]) -> None:
+        """Remember what was read."""
+        self.newest = max((n for _, n, _, _ in found), default=0)
+        self._all = [(stream, queue, task) for stream, _, queue, task in found]
+        self._matching.clear()
+
+    def matching(self, queues: tuple[str, ...], tasks: tuple[str, ...]) -> tuple[list[int], list[int]]:
+        """The streams of these tasks in queues of these patterns, and the rank of each: 0 is the highest priority."""
+        key = (queues, tasks)
+        if key not in self._matching:
+            wanted = set(tasks)
+            streams = [
+                stream
+                for stream, queue, task in self._all
+                if task in wanted and any(fnmatchcase(queue, pattern) for pattern in queues)
+            ]
+            self._matching[key] = (streams, [stream & 255 for stream in streams])
+        return self._matching[key]
+
+
+# --- the engine -------------------------------------------------------------------------------------
+
+
+class PostgresEngine:
+    """Jobs in a schema of a PostgreSQL database. See `nightcrew.engine.Engine` for what the methods promise."""
+
+    limits = EngineLimits()
+
+    def __init__(self, url: str, *, clock: Clock | None = None) -> None:
+        self._address = Address(url)
+        self._clock = clock
+        self._pid = 0
+        self._link: Link | None = None
+        self._bell: Bell | None = None
+        self._look: Look | None = None
+        self._steps: list[str] = []
+        self._streams = _Streams()
+        self._bounds = Bounds()
+        self._turns = 0
+        self._waiting: list[tuple[Sequence[NewJob], asyncio.Future[list[Enqueued]]]] = []
+        self._storing: asyncio.Task[None] | None = None
+        self._hand: str | None = None
+        self._lap_pruned = False
+        self._resting_until = 0.0
+        self._partitions_at = 0.0
+        self._sql = {
+            text: text.replace("{s}", self._address.quoted).encode()
+            for name, text in globals().items()
+            if name.startswith("_") and isinstance(text, str) and "{s}" in text
+        }
+
+    async def open(self) -> None:
+        """Connect; make or update the schema."""
+        if self._link is not None and self._pid == os.getpid():
+            return
+        connection = await self._address.connect()
+        async with connection:
+            self._steps += await schema.migrate(connection, self._address)
+        link = Link(self._address)
+        await link.open()
+        self._pid = os.getpid()
+        self._bell, self._look = Bell(link), Look(link)
+        self._link = link
+
+    async def close(self) -> None:
+        """Store what was accepted, and let the connections go."""
+        if self._link is not None and self._pid == os.getpid() and self._storing is not None:
+            await asyncio.wait([self._storing])
+        link, self._link = self._link, None
+        if link is None or self._pid != os.getpid():
+            return
+        if self._bell is not None:
+            await self._bell.close()
+        await link.close()
+
+    async def migrate(self) -> list[str]:
+        """Bring the schema up to date; opening does it, so this answers what opening did, once."""
+        await self.open()
+        steps, self._steps = self._steps, []
+        return steps
+
+    def _open(self) -> tuple[Link, Bell, Look]:
+        if self._link is None or self._bell is None or self._look is None or self._pid != os.getpid():
+            raise closed(self._address)
+        return self._link, self._bell, self._look
+
+    async def _call(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        link, _, _ = self._open()
+        return await link.call(self._sql[statement], parameters)
+
+    def _now(self) -> float | None:
+        return None if self._clock is None else self._clock.wall()
+
+    # hot path
+
+    async def enqueue(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
+        """Store jobs, all or none, durably; one that is there already answers EXISTING."""
+        check_batch(len(jobs), self.limits.batch, "enqueue")
+        limit = self.limits.inline_bytes
+        for job in jobs:
+            if len(job.args) > limit:
+                raise LimitExceeded(
+                    f"job {job.id} ({job.task}) has {len(job.args)} bytes of arguments, more than {limit}; "
+                    "put them into a blob"
+                )
+        self._open()
+        if not jobs:
+            return []
+        loop = asyncio.get_running_loop()
+        stored: asyncio.Future[list[Enqueued]] = loop.create_future()
+        self._waiting.append((jobs, stored))
+        if self._storing is None:
+            self._storing = loop.create_task(self._store_waiting())
+        return await stored
+
+    async def _store_waiting(self) -> None:
+        """Store what all callers since the last time have asked for, in one transaction."""
+        try:
+            while self._waiting:
+                size = 0
+                group: list[tuple[Sequence[NewJob], asyncio.Future[list[Enqueued]]]] = []
+                while self._waiting and (not group or size + len(self._waiting[0][0]) <= self.limits.batch):
+                    call = self._waiting.pop(0)
+                    size += len(call[0])
+                    group.append(call)
+                await self._store_group(group)
+        finally:
+            self._storing = None
+
+    async def _store_group(
+        self, group: list[tuple[Sequence[NewJob], asyncio.Future[list[Enqueued]]]]
+    ) -> None:
+        try:
+            answers = await self._store([job for jobs, _ in group for job in jobs])
+        except Exception as error:
+            if len(group) == 1:
+                if not group[0][1].done():
+                    group[0][1].set_exception(error)
+                return
+            # One of them may be at fault: each on its own, so that it does not fail its neighbours.
+            for call in group:
+                await self._store_group([call])
+            return
+        at = 0
+        for jobs, stored in group:
+            if not stored.done():
+                stored.set_result(answers[at : at + len(jobs)])
+            at += len(jobs)
+
+    async def _store(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
+        link, bell, _ = self._open()
+        try:
+            arguments = enqueue_arguments(jobs, self._now())
+        except UnicodeError as error:
+            raise EngineError(
+                f"what is stored must be text in UTF-8, got {error}; nothing was written"
+            ) from error
+        [(created,)] = await link.call(self._sql[_ENQUEUE], arguments)
+        bell.ring(Topic.READY)
+        if created is None:
+            answers = [Enqueued.CREATED] * len(jobs)
+        else:
+            new = {str(job_id) for job_id in created}
+            answers = []
+            for job in jobs:
+                answers.append(Enqueued.CREATED if job.id in new else Enqueued.EXISTING)
+                new.discard(job.id)
+        return answers
+
+    async def claim(self, request: ClaimRequest) -> Claimed:
+        """Grant due jobs to a worker, each with a raised fence."""
+        check_batch(request.limit, self.limits.claim, "claim")
+        self._turns += 1
+        if not self._streams.newest:
+            self._streams.take(await self._call(_STREAMS))
+        claimed = await self._claim(request)
+        if claimed is None:  # there are streams that we have not heard of
+            self._streams.take(await self._call(_STREAMS))
+            claimed = await self._claim(request)
+        return claimed or Claimed([])
+
+    async def _claim(self, request: ClaimRequest) -> Claimed | None:
+        streams, ranks = self._streams.matching(request.queues, request.tasks)
+        fair = self._turns % _FAIR_TURN == 0
+        began_at = time.monotonic()
+        bounds, agains, whole = self._bounds.ask(streams, began_at)
+        which = random.getrandbits(62)
+        [row] = await self._call(
+            _CLAIM,
+            which,
+            request.worker,
+            streams,
+            [0] * len(ranks) if fair else ranks,
+            bounds,
+            agains,
+            request.limit,
+            fair,
+            self._now(),
+        )
+        granted, next_due, newest, last_place, oldest_writer, next_writer, began, began_again = row
+        if whole:
+            ended_at = time.monotonic()
+            self._bounds.took(ended_at - began_at, ended_at)
+        grants = [] if granted is None else await self._grants_of(granted, which)
+        if last_place is not None:  # else this was the answer to a call made before
+            mark = (last_place, int(oldest_writer), int(next_writer))
+            self._bounds.learn(streams, began or [], began_again or [], len(grants) < request.limit, mark)
+        if not grants and newest is not None and newest != self._streams.newest:
+            return None
+        return Claimed(grants, next_due)
+
+    async def _grants_of(self, granted: str, which: int) -> list[Grant]:
+        try:
+            return _grants.decode(granted)
+        except (msgspec.DecodeError, RecursionError):
+            # Some arguments cannot be read (too deep, half a surrogate pair): they are handed on as they are, so
+            # that their job fails alone.
+            now = time.time() if self._clock is None else self._clock.wall()
+            return [_grant(row, now) for row in await self._call(_OPEN_GRANTS, which)]
+
+    async def finish(self, transitions: Sequence[Transition]) -> list[Finished]:
+        """End grants, each on its own: one that was lost does not touch its neighbours."""
+        check_batch(len(transitions), self.limits.batch, "finish")
+        _, bell, _ = self._open()
+        if not transitions:
+            return []
+        plain, others = [], []
+        for n, t in enumerate(transitions):
+            if t.outcome is _SUCCEEDED and not t.blobs and _is_plain(t):
+                plain.append(n)
+            else:
+                others.append(n)
+        mine = [transitions[n] for n in plain]
+        try:
+            results = [_decoded(t.result) for t in mine]
+        except UnicodeError as error:
+            raise EngineError(f"a result must be text in UTF-8, got {error}; nothing was written") from error
+        [(refused,)] = await self._call(
+            _FINISH,
+            list({t.grant.claim for t in transitions}),
+            "{" + ",".join([t.grant.hex for t in mine]) + "}",
+            "{" + ",".join([str(t.grant.fence) for t in mine]) + "}",
+            [t.started_at for t in mine],
+            [t.duration for t in mine],
+            [t.keep for t in mine],
+            results,
+            _text([_ending(-1 - n, transitions[n]) for n in others]) if others else None,
+            self._now(),
+        )
+        bell.ring(Topic.DONE, *([Topic.READY] if others else ()))
+        answers = [Finished.APPLIED] * len(transitions)
+        if refused:
+            await self._tell_refused(
+                transitions, [plain[n - 1] if n > 0 else -1 - n for n in refused], answers
+            )
+        return answers
+
+    async def _tell_refused(
+        self, transitions: Sequence[Transition], refused: list[int], answers: list[Finished]
+    ) -> None:
+        """Tell those that were settled before, the answer to which got lost, from those that are others'."""
+        grants = [transitions[n].grant for n in refused]
+        [(settled,)] = await self._call(
+            _SETTLED,
+            "{" + ",".join([grant.hex for grant in grants]) + "}",
+            "{" + ",".join([str(grant.fence) for grant in grants]) + "}",
+        )
+        for n, was in zip(refused, settled, strict=True):
+            if not was:
+                answers[n] = Finished.LEASE_LOST
+
+    # running
+
+    async def report(self, reports: Sequence[Report]) -> list[bool]:
+        """Store progress, checkpoints and log lines; False where the lease was lost."""
+        check_batch(len(reports), self.limits.batch, "report")
+        if not reports:
+            return []
+        said = [
+            {
+                "n": n,
+                "claim": r.grant.claim,
+                "id": r.grant.id,
+                "fence": r.grant.fence,
+                "progress": r.progress,
+                "text": _text(r.text),
+                "checkpoint": _decoded(r.checkpoint),
+                "log": [(line.at, line.level, _text(line.text)) for line in r.log] or None,
+            }
+            for n, r in enumerate(reports)
+        ]
+        [(held,)] = await self._call(_REPORT, list({r.grant.claim for r in reports}), _text(said), _LOG_LINES)
+        return list(held)
+
+    async def renew(self, status: WorkerStatus) -> Directives:
+        """The heartbeat of one worker process; the first one registers it."""
+        [(lost, ids, fences)] = await self._call(
+            _RENEW,
+            status.id,
+            status.host,
+            status.boot,
+            status.journal,
+            status.lease,
+            _text(status),
+            self._now(),
+        )
+        return Directives(lost=lost, cancel=tuple(zip(ids or (), fences or (), strict=True)))
+
+    async def retire(self, worker: str) -> None:
+        """Take a worker off the list, once its jobs are finished or given back."""
+        await self._call(_RETIRE, worker)
+
+    # upkeep
+
+    async def sweep(self, worker: str, dead: Sequence[str] = ()) -> Swept:
+        """Stage due jobs, take over the jobs of dead workers, prune a little."""
+        _, bell, _ = self._open()
+        number = random.getrandbits(62)
+        [(staged,)] = await self._call(_SWEEP, number, worker, list(dead), _RESCUED, self._now())
+        if staged:
+            bell.ring(Topic.READY)
+        now = time.time() if self._clock is None else self._clock.wall()
+        lost = [
+            Lost(
+                grant=_grant(row[:15], now),
+                worker=row[15],
+                fence=row[16],
+                journal=row[17],
+                cancelled=row[18],
+            )
+            for row in await self._call(_SWEPT, number)
+        ]
+        pruned, blobs = await self._prune(now)
+        return Swept(lost=lost, staged=staged, pruned=pruned, blobs=tuple(blobs))
+
+    async def _prune(self, now: float) -> tuple[int, list[str]]:
+        """Go round the history like the hand of a clock, a few rows a sweep, one process's own.
+
+        There is no index on when jobs expire: every job would pay for it, for a thing that can wait.
+        """
+        blobs: list[str] = []
+        if not 0 < self._partitions_at - now <= _PARTITIONS_APART:
+            self._partitions_at = now + _PARTITIONS_APART
+            [(unused,)] = await self._call(_PARTITIONS, self._now())
+            blobs += unused
+        if 0 < self._resting_until - now <= _LAPS_APART:  # more: the clock was set back
+            return 0, blobs
+        [(hand, pruned, unused)] = await self._call(_PRUNE, self._hand, _PRUNED, self._now())
+        self._hand = None if hand is None else str(hand)
+        self._lap_pruned = self._lap_pruned or pruned > 0
+        if hand is None:
+            if not self._lap_pruned:
+                self._resting_until = now + _LAPS_APART  # a whole lap without finding anything
+            self._lap_pruned = False
+        return pruned, blobs + unused
+
+    async def unused_blobs(self, blobs: Sequence[str]) -> list[str]:
+        """Those of `blobs` that no job refers to."""
+        return await self._open()[2].unused_blobs(blobs)
+
+    # wake
+
+    @asynccontextmanager
+    async def wakeups(self, topics: Sequence[Topic]) -> AsyncIterator[Listener]:
+        """Listen for hints from every process on this schema."""
+        _, bell, _ = self._open()
+        listener = Listener(topics)
+        await bell.add(listener)
+        try:
+            yield listener
+        finally:
+            bell.remove(listener)
+
+    # look
+
+    async def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
+        """Look at jobs by id, in one consistent moment."""
+        check_batch(len(ids), self.limits.batch, "get")
+        return await self._open()[2].get(ids)
+
+    async def detail(self, job_id: str) -> JobDetail | None:
+        """Look at one job with its attempts, log and checkpoint."""
+        return await self._open()[2].detail(job_id)
+
+    async def search(self, where: Filter, limit: int = 50, after: str | None = None) -> Page:
+        """One page of jobs, newest first. Never scans without bound."""
+        return await self._open()[2].search(where, limit, after)
+
+    async def stats(self) -> Stats:
+        """What waits and runs now."""
+        return await self._open()[2].stats()
+
+    async def workers(self) -> list[WorkerInfo]:
+        """The workers that have been seen lately."""
+        return await self._open()[2].workers(self._now())
+
+    # act
+
+    async def change(self, ids: Sequence[str], verb: Verb) -> list[Changed]:
+        """Cancel or retry jobs."""
+        check_batch(len(ids), self.limits.batch, "change")
+        _, bell, _ = self._open()
+        answers = []
+        for job_id in ids:
+            if verb is Verb.CANCEL:
+                [(answer,)] = await self._call(_CANCEL, job_id, KEEP_RESULT, self._now())
+            else:
+                [(answer,)] = await self._call(_RETRY, job_id, self._now())
+            answers.append(Changed(answer))
+        if Changed.REQUESTED in answers:
+            bell.ring(Topic.CONTROL)
+        if Changed.DONE in answers:
+            bell.ring(Topic.DONE if verb is Verb.CANCEL else Topic.READY)
+        return answers
+
+
+def check_batch(size: int, most: int, call: str) -> None:
+    """Refuse a batch that one call cannot take."""
+    if not 0 <= size <= most:
+        raise LimitExceeded(
+            f"expected 0 to {most} jobs in one call of `{call}`, got {size}; make several calls"
+        )

@@ -1,0 +1,344 @@
+"""The way to the PostgreSQL server: connections, what its errors mean, and hints by NOTIFY.
+
+Every call is one statement that calls one function of the schema, in a transaction of its own. Each of them may be
+repeated (`engines/schema/postgres_functions.sql` says why), so a connection that breaks in the middle of a commit
+leaves nothing unknown: the call is made again and answers what is true.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import psycopg
+from psycopg import AsyncConnection, errors
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.sql import SQL, Identifier
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from nightcrew.engine import Topic
+from nightcrew.errors import (
+    ConfigurationError,
+    EngineBusy,
+    EngineClosed,
+    EngineError,
+    LeaseLost,
+    SchemaError,
+    StorageFull,
+)
+
+logger = logging.getLogger("nightcrew.postgres")
+
+CONNECTIONS = 8
+"""Most connections of one engine, but for the one that listens."""
+PATIENCE = 20.0
+"""Seconds to go on trying to reach a server that has gone away."""
+CALL_TIMEOUT = 60.0
+"""Seconds one call may take: a half-open connection must not hold a caller for ever."""
+SETTINGS = {
+    "connect_timeout": "10",
+    "keepalives_idle": "15",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "20000",
+}
+"""How long a dead peer is believed in. What the URL says comes first."""
+
+_GONE = (errors.AdminShutdown, errors.CrashShutdown, errors.CannotConnectNow, errors.TooManyConnections)
+_AGAIN = (
+    errors.SerializationFailure,
+    errors.DeadlockDetected,
+    errors.ReadOnlySqlTransaction,
+    errors.IdleSessionTimeout,
+)
+
+
+class Address:
+    """What a URL says: where the server is, the schema, and whether a transaction pooler is in between."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        self.schema = options.pop("schema", "nightcrew")
+        pooler = options.pop("pooler", "")
+        if not self.schema.isidentifier() or not self.schema.islower() or len(self.schema) > 40:
+            raise ConfigurationError(
+                f"expected `schema` as a short name in lower case such as nightcrew, got {self.schema!r}"
+            )
+        if pooler not in ("", "transaction"):
+            raise ConfigurationError(f'expected `pooler` to be "transaction" or absent, got {pooler!r}')
+        self.is_pooled = pooler == "transaction"
+        plain = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(options), ""))
+        try:
+            given = conninfo_to_dict(plain)
+        except psycopg.ProgrammingError as error:
+            raise ConfigurationError(
+                f"expected postgresql://user:password@host:port/database, got one that is none: {error}"
+            ) from None
+        self.conninfo = make_conninfo("", **{**SETTINGS, "application_name": "nightcrew", **given})
+        """With the password: never to be shown."""
+        self.name = f"{given.get('host', 'localhost')}:{given.get('port', '5432')}/{given.get('dbname', '')}"
+        self.quoted = Identifier(self.schema).as_string()
+        self.channel = f"nightcrew_{self.schema}"
+
+    async def connect(self) -> AsyncConnection[Any]:
+        """A connection of its own. Raises `EngineError` or a kind of it."""
+        try:
+            return await AsyncConnection.connect(self.conninfo, autocommit=True, **self.ways())
+        except psycopg.Error as error:
+            raise engine_error(error, self) from error
+
+    def ways(self) -> dict[str, Any]:
+        """Behind a transaction pooler the next statement may meet another session: nothing is prepared."""
+        return {"prepare_threshold": None if self.is_pooled else 2}
+
+
+def engine_error(error: Exception, address: Address) -> EngineError | LeaseLost:
+    """The typed error for what the server said."""
+    where = f"the PostgreSQL server at {address.name}"
+    if isinstance(error, psycopg.Error) and error.sqlstate == "NC001":
+        text = error.diag.message_primary or "this worker is unknown"
+        return LeaseLost(f"{text}: its jobs are others' now; register as a new worker")
+    match error:
+        case errors.DiskFull() | errors.OutOfMemory():
+            return StorageFull(f"no space is left on {where}: nothing was written; free some and try again")
+        case errors.ReadOnlySqlTransaction():
+            return EngineBusy(
+                f"{where} takes no writes (a standby, or set to read only): nothing was written; "
+                "give the address of the primary, or wait until it takes over"
+            )
+        case errors.UndefinedTable() | errors.UndefinedFunction() | errors.InvalidSchemaName():
+            return SchemaError(
+                f"the schema {address.schema} on {where} is missing or of another version "
+                f"({_first_line(error)}); run `nightcrew migrate`"
+            )
+        case errors.InsufficientPrivilege():
+            return SchemaError(
+                f"this user may not do that on {where} ({_first_line(error)}); "
+                "grant it one of the roles that `nightcrew migrate --roles` makes"
+            )
+        case (
+            errors.InvalidPassword()
+            | errors.InvalidAuthorizationSpecification()
+            | errors.InvalidCatalogName()
+        ):
+            return EngineError(f"{where} refuses us: {_first_line(error)}; check user, password and database")
+        case (
+            errors.DataError()
+            | errors.IntegrityError()
+            | psycopg.DataError()
+            | psycopg.IntegrityError()
+            | UnicodeError()
+        ):
+            return EngineError(
+                f"this breaks a rule of the store ({_first_line(error)}): nothing was written; "
+                "enqueue it through a task, and store text that is text"
+            )
+        case PoolTimeout() | TimeoutError():
+            return EngineBusy(
+                f"{where} did not answer in time; see that it runs and has connections left, and try again"
+            )
+        case _:
+            return EngineError(f"{where} cannot be used: {_first_line(error)} ({type(error).__name__})")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether the same call may well work in a moment."""
+    if isinstance(error, (*_GONE, *_AGAIN, TimeoutError)):
+        return True
+    # Without a code it is the client's own library that speaks: the connection broke, or was refused.
+    return isinstance(error, psycopg.OperationalError) and error.sqlstate is None
+
+
+class Link:
+    """A bounded pool of connections to one server, on the loop that opened it."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._loop = asyncio.get_running_loop()
+        self._pool = AsyncConnectionPool(
+            address.conninfo,
+            kwargs={"autocommit": True, **address.ways()},
+            min_size=0,
+            max_size=CONNECTIONS,
+            open=False,
+            timeout=PATIENCE,
+            name="nightcrew",
+        )
+
+    async def open(self) -> None:
+        """Open the pool; it connects as needed."""
+        await self._pool.open()
+
+    async def close(self) -> None:
+        """Let every connection go."""
+        await self._pool.close(timeout=5)
+
+    async def call(self, statement: bytes, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement that may be repeated; for `PATIENCE` seconds, while the server is away."""
+        give_up = time.monotonic() + PATIENCE
+        pause = 0.02
+        while True:
+            try:
+                async with asyncio.timeout(CALL_TIMEOUT), self._pool.connection() as connection:
+                    cursor = await connection.execute(statement, parameters)
+                    return await cursor.fetchall() if cursor.description else []
+            except (psycopg.Error, TimeoutError, UnicodeError) as error:
+                if not _is_passing(error) or time.monotonic() > give_up:
+                    raise engine_error(error, self.address) from error
+                logger.info("%s; trying again", _first_line(error))
+            await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - not all at once
+            pause = min(pause * 2, 1.0)
+
+    async def look(self, statements: Sequence[tuple[bytes, Sequence[Any]]]) -> list[list[tuple[Any, ...]]]:
+        """Run reading statements in one moment."""
+        try:
+            async with (
+                asyncio.timeout(CALL_TIMEOUT),
+                self._pool.connection() as connection,
+                connection.transaction(),
+            ):
+                await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                found = []
+                for statement, parameters in statements:
+                    cursor = await connection.execute(statement, parameters)
+                    found.append(await cursor.fetchall())
+                return found
+        except (psycopg.Error, TimeoutError) as error:
+            raise engine_error(error, self.address) from error
+
+
+# --- hints ------------------------------------------------------------------------------------------
+
+_LETTERS = {Topic.READY: "r", Topic.DONE: "d", Topic.CONTROL: "c"}
+_APART = 0.01
+"""Seconds between two hints of one process."""
+
+
+class Listener:
+    """One receiver of hints."""
+
+    def __init__(self, topics: Sequence[Topic]) -> None:
+        self.letters = frozenset(_LETTERS[topic] for topic in topics)
+        self._hint = asyncio.Event()
+
+    def ring(self) -> None:
+        """Let whoever waits go on."""
+        self._hint.set()
+
+    async def wait(self, timeout: float) -> bool:
+        """Return True at the next hint (or one since the last `wait`), False after `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._hint.wait()
+        except TimeoutError:
+            return False
+        self._hint.clear()
+        return True
+
+
+class Bell:
+    """Tells the listeners of all processes what was committed, and ours what others have told.
+
+    Never within a transaction that writes jobs: at its commit NOTIFY takes a lock of the whole server. A hint may
+    get lost, and behind a transaction pooler nobody listens: then polling finds what there is.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._listeners: set[Listener] = set()
+        self._letters: set[str] = set()
+        self._sending: asyncio.Task[None] | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._heard = asyncio.Event()
+
+    def ring(self, *topics: Topic) -> None:
+        """Tell of something that is committed; at once, and at most every `_APART` seconds."""
+        letters = {_LETTERS[topic] for topic in topics}
+        self._ring_ours(letters)
+        self._letters |= letters
+        if self._sending is None:
+            self._sending = asyncio.get_running_loop().create_task(self._send())
+
+    def _ring_ours(self, letters: set[str]) -> None:
+        for listener in self._listeners:
+            if listener.letters & letters:
+                listener.ring()
+
+    async def _send(self) -> None:
+        try:
+            while self._letters:
+                told = "".join(sorted(self._letters))
+                self._letters.clear()
+                # It is a hint: its commit need not wait for the disk.
+                await self._link.call(
+                    b"SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)",
+                    (self._link.address.channel, told),
+                )
+                await asyncio.sleep(_APART)
+        except EngineError:
+            logger.warning("could not wake other processes; they find it by looking", exc_info=True)
+        finally:
+            self._sending = None
+
+    async def add(self, listener: Listener) -> None:
+        """Let it hear, from now on."""
+        self._listeners.add(listener)
+        if self._link.address.is_pooled:
+            return
+        if self._listening is None:
+            self._heard.clear()
+            self._listening = asyncio.get_running_loop().create_task(self._listen())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                await self._heard.wait()
+
+    def remove(self, listener: Listener) -> None:
+        self._listeners.discard(listener)
+
+    async def _listen(self) -> None:
+        pause = 0.1
+        while True:
+            try:
+                connection = await self._link.address.connect()
+                async with connection:
+                    await connection.execute(SQL("LISTEN {}").format(Identifier(self._link.address.channel)))
+                    if self._heard.is_set():  # again: whatever was told while we did not hear
+                        self._ring_ours(set(_LETTERS.values()))
+                    self._heard.set()
+                    pause = 0.1
+                    async for notice in connection.notifies():
+                        self._ring_ours(set(notice.payload))
+            except (psycopg.Error, EngineError) as error:
+                logger.info("%s; listening again in a moment", _first_line(error))
+            await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311
+            pause = min(pause * 2, 5.0)
+
+    async def close(self) -> None:
+        """Tell what is still to be told, and listen no more."""
+        if self._sending is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await asyncio.shield(self._sending)
+        for task in (self._sending, self._listening):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        self._sending = self._listening = None
+
+
+def closed(address: Address) -> EngineClosed:
+    """What a call on an engine that is not open gets."""
+    return EngineClosed(
+        f"the engine on {address.name} is not open in this process; open it with `await engine.open()`"
+    )

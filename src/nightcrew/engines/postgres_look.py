@@ -1,0 +1,321 @@
+"""Looking at the PostgreSQL store: bounded, in one consistent moment, never counting history.
+
+A job's state is where it is found: in `done`, `ready`, `again` or `later`, else it is running.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from nightcrew.engine import Filter, Page, QueueStats, Stats, WorkerInfo, WorkerStatus
+from nightcrew.engines.postgres_link import Link
+from nightcrew.errors import ConfigurationError
+from nightcrew.job import AttemptRecord, ErrorInfo, Extras, JobDetail, JobRecord, JobState, LogLine, Outcome
+
+COUNTED_TO = 10_000
+_SCANNED = 2_000
+_MOST = 500
+
+_extras = msgspec.json.Decoder(Extras)
+_error = msgspec.json.Decoder(ErrorInfo)
+_status = msgspec.json.Decoder(WorkerStatus)
+_text = msgspec.json.Decoder(str)
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+_FINAL = {3: JobState.SUCCEEDED, 4: JobState.FAILED, 5: JobState.CANCELLED}
+
+# One row a job, with what there is of it in each place.
+_JOBS = """
+    SELECT j.id::text, l.task, l.queue, j.priority, j.args::text, j.created_at, j.max_attempts, j.rerun, j.codec,
+        j.extras::text, n.progress, n.text::text, EXISTS (SELECT FROM {s}.cancel c WHERE c.id = j.id),
+        d.state, coalesce(g.fence, d.fence, a.fence, t.fence, 0),
+        coalesce(g.attempts, d.attempts, a.attempts, t.attempts, 0),
+        coalesce(g.crashes, d.crashes, a.crashes, t.crashes, 0), coalesce(g.losses, d.losses, a.losses, t.losses, 0),
+        coalesce(CASE WHEN d.id IS NULL THEN coalesce(a.ready_at, t.due_at) END, j.due_at),
+        w.id, CASE WHEN d.id IS NULL THEN g.claimed_at ELSE d.started_at END, d.finished_at, d.expires_at,
+        d.result::text, e.outcome, e.reason::text, e.error::text,
+        r.id IS NOT NULL OR a.id IS NOT NULL OR t.id IS NOT NULL
+    FROM {from_jobs}
+    JOIN {s}.lane l ON l.id = j.lane
+    LEFT JOIN {s}.done d ON d.id = j.id
+    LEFT JOIN {s}.attempt e ON e.id = d.id AND e.fence = d.fence
+    LEFT JOIN {s}.ready r ON r.stream = (j.lane::bigint << 8 | 100 - j.priority) AND r.place = j.place
+    LEFT JOIN {s}.again a ON a.id = j.id
+    LEFT JOIN {s}.later t ON t.id = j.id
+    LEFT JOIN {s}.note n ON n.id = j.id
+    LEFT JOIN LATERAL (
+        SELECT c.worker, c.claimed_at, m.fence, m.attempts, m.crashes, m.losses
+        FROM {s}.claim c, unnest(c.ids, c.fences, c.attempts, c.crashes, c.losses)
+            m(id, fence, attempts, crashes, losses)
+        WHERE j.id = ANY (c.ids) AND m.id = j.id LIMIT 1
+    ) g ON d.id IS NULL AND r.id IS NULL AND a.id IS NULL AND t.id IS NULL
+    LEFT JOIN {s}.worker w ON w.n = coalesce(d.worker, g.worker)
+"""
+
+
+def _record(row: tuple[Any, ...]) -> JobRecord:
+    (
+        job_id,
+        task,
+        queue,
+        priority,
+        args,
+        created_at,
+        most,
+        rerun,
+        codec,
+        extras,
+        progress,
+        progress_text,
+        cancelling,
+        final,
+        fence,
+        attempts,
+        crashes,
+        losses,
+        due_at,
+        worker,
+        started_at,
+        finished_at,
+        expires_at,
+        result,
+        outcome,
+        reason,
+        error,
+        waits,
+    ) = row
+    state = _FINAL[final] if final is not None else JobState.READY if waits else JobState.RUNNING
+    return JobRecord(
+        id=job_id,
+        task=task,
+        queue=queue,
+        state=state,
+        priority=priority,
+        args=args.encode(),
+        created_at=created_at,
+        due_at=due_at,
+        attempts=attempts,
+        max_attempts=most,
+        rerun_if_lost=rerun,
+        fence=fence,
+        crashes=crashes,
+        losses=losses,
+        started_at=started_at,
+        finished_at=finished_at,
+        expires_at=expires_at,
+        outcome=Outcome(outcome) if outcome else Outcome.SUCCEEDED if state.is_final else None,
+        reason=_text.decode(reason) if reason else None,
+        error=_error.decode(error) if error else None,
+        result=None if result is None else result.encode(),
+        worker=worker,
+        progress=progress,
+        progress_text=_text.decode(progress_text) if progress_text else None,
+        cancelling=cancelling,
+        codec=codec,
+        extras=_extras.decode(extras) if extras else Extras(),
+    )
+
+
+class Look:
+    """The reading half of the engine."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._schema = link.address.quoted
+
+    def _sql(self, text: str, **parts: str) -> bytes:
+        return text.format(s=self._schema, **parts).encode()
+
+    async def _records(self, ids: Sequence[str]) -> dict[str, JobRecord]:
+        source = "unnest(%s::uuid[]) asked(id) JOIN {s}.job j ON j.id = asked.id".replace("{s}", self._schema)
+        [found] = await self._link.look([(self._sql(_JOBS, from_jobs=source), [list(ids)])])
+        return {row[0]: _record(row) for row in found}
+
+    async def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
+        """Look at jobs by id."""
+        found = await self._records(list(dict.fromkeys(ids))) if ids else {}
+        return [found.get(job_id) for job_id in ids]
+
+    async def detail(self, job_id: str) -> JobDetail | None:
+        """Look at one job with all that is kept about it."""
+        source = f"{self._schema}.job j"
+        jobs, attempts, log, notes = await self._link.look(
+            [
+                (self._sql(_JOBS + " WHERE j.id = %s", from_jobs=source), [job_id]),
+                (
+                    self._sql(
+                        "SELECT attempt, fence, outcome, reason::text, error::text, w.id, e.started_at, ended_at"
+                        " FROM {s}.attempt e LEFT JOIN {s}.worker w ON w.n = e.worker WHERE e.id = %s ORDER BY fence"
+                    ),
+                    [job_id],
+                ),
+                (self._sql("SELECT at, level, text::text FROM {s}.log WHERE id = %s ORDER BY n"), [job_id]),
+                (self._sql("SELECT checkpoint::text FROM {s}.note WHERE id = %s"), [job_id]),
+            ]
+        )
+        if not jobs:
+            return None
+        checkpoint = notes[0][0] if notes else None
+        return JobDetail(
+            job=_record(jobs[0]),
+            attempts=tuple(
+                AttemptRecord(
+                    attempt=attempt,
+                    fence=fence,
+                    outcome=Outcome(outcome),
+                    reason=_text.decode(reason) if reason else None,
+                    error=_error.decode(error) if error else None,
+                    worker=worker,
+                    started_at=started,
+                    ended_at=ended,
+                )
+                for attempt, fence, outcome, reason, error, worker, started, ended in attempts
+            ),
+            log=tuple(LogLine(at, level, _text.decode(text)) for at, level, text in log),
+            checkpoint=None if checkpoint is None else checkpoint.encode(),
+        )
+
+    async def search(self, where: Filter, limit: int, after: str | None) -> Page:
+        """One page, newest id first: candidates by the index that fits, at most `_SCANNED` of them."""
+        if not 1 <= limit <= _MOST:
+            raise ConfigurationError(f"expected a page of 1 to {_MOST} jobs, got {limit}")
+        if after is not None and not _ID.fullmatch(after):
+            raise ConfigurationError(f"expected `after` to be a page's `next`, got {after!r}")
+        if where.state is JobState.WAITING:
+            return Page(jobs=[], next=None, scanned=0)
+        below = after or "ffffffff-ffff-ffff-ffff-ffffffffffff"
+        [candidates] = await self._link.look([(self._sql(_CANDIDATES[where.state]), [below, _SCANNED])])
+        jobs: list[JobRecord] = []
+        scanned = 0
+        # By pieces: mostly the first candidates fill the page, and the rest need not be read.
+        for piece in (candidates[n : n + limit] for n in range(0, len(candidates), limit)):
+            found = await self._records([row[0] for row in piece])
+            for (job_id,) in piece:
+                scanned += 1
+                record = found.get(job_id)
+                if record is not None and _fits(record, where):
+                    jobs.append(record)
+                if len(jobs) == limit:
+                    return Page(jobs=jobs, next=job_id, scanned=scanned)
+        more = len(candidates) == _SCANNED
+        return Page(jobs=jobs, next=candidates[-1][0] if more else None, scanned=scanned)
+
+    async def stats(self) -> Stats:
+        """What waits and runs now; counts stop at `COUNTED_TO`."""
+        waiting, later, running = await self._link.look(
+            [
+                (self._sql(_WAITING), [COUNTED_TO, COUNTED_TO]),
+                (
+                    self._sql(
+                        "SELECT l.queue, l.task, count(*) FROM (SELECT stream FROM {s}.later LIMIT %s) t"
+                        " JOIN {s}.lane l ON l.id = t.stream >> 8 GROUP BY 1, 2"
+                    ),
+                    [COUNTED_TO],
+                ),
+                (self._sql("SELECT coalesce(sum(cardinality(ids)), 0) FROM {s}.claim"), []),
+            ]
+        )
+        ready = {(queue, task): (count, oldest) for queue, task, count, oldest in waiting if count}
+        due = {(queue, task): count for queue, task, count in later}
+        return Stats(
+            queues=[
+                QueueStats(
+                    queue=queue,
+                    task=task,
+                    ready=min(int(ready.get((queue, task), (0, None))[0]), COUNTED_TO),
+                    later=due.get((queue, task), 0),
+                    oldest_ready_at=ready.get((queue, task), (0, None))[1],
+                )
+                for queue, task in sorted(ready.keys() | due.keys())
+            ],
+            running=int(running[0][0]),
+            counted_to=COUNTED_TO,
+        )
+
+    async def workers(self, moment: float | None) -> list[WorkerInfo]:
+        """The workers that have been seen lately, the living first."""
+        [found] = await self._link.look(
+            [
+                (
+                    self._sql(
+                        "SELECT status::text, started_at, beat, state = 'live' AND beat + lease > {s}.now_or(%s)"
+                        " FROM {s}.worker WHERE state <> 'gone'"
+                        " ORDER BY state DESC, n DESC LIMIT 1000"
+                    ),
+                    [moment],
+                )
+            ]
+        )
+        return [
+            WorkerInfo(status=_status.decode(status), started_at=started, seen_at=seen, alive=alive)
+            for status, started, seen, alive in found
+        ]
+
+    async def unused_blobs(self, blobs: Sequence[str]) -> list[str]:
+        """Those of `blobs` that no job refers to."""
+        [found] = await self._link.look(
+            [
+                (
+                    self._sql(
+                        "SELECT b FROM unnest(%s::text[]) WITH ORDINALITY asked(b, n)"
+                        " WHERE NOT EXISTS (SELECT FROM {s}.blob WHERE blob.blob = b) ORDER BY n"
+                    ),
+                    [list(blobs)],
+                )
+            ]
+        )
+        return [row[0] for row in found]
+
+
+def _fits(record: JobRecord, where: Filter) -> bool:
+    return (
+        where.state in (None, record.state)
+        and where.task in (None, record.task)
+        and where.queue in (None, record.queue)
+        and (where.tag is None or where.tag in record.extras.tags)
+    )
+
+
+_CANDIDATES = {
+    None: "SELECT id::text FROM {s}.job WHERE id < %s ORDER BY id DESC LIMIT %s",
+    JobState.SUCCEEDED: "SELECT id::text FROM {s}.done WHERE id < %s ORDER BY id DESC LIMIT %s",
+    JobState.FAILED: (
+        "SELECT id::text FROM {s}.done WHERE state = 4 AND state <> 3 AND id < %s ORDER BY id DESC LIMIT %s"
+    ),
+    JobState.CANCELLED: (
+        "SELECT id::text FROM {s}.done WHERE state = 5 AND state <> 3 AND id < %s ORDER BY id DESC LIMIT %s"
+    ),
+    JobState.RUNNING: (
+        "SELECT m.id::text FROM {s}.claim c, unnest(c.ids) m(id) WHERE m.id < %s ORDER BY m.id DESC LIMIT %s"
+    ),
+    # The newest of each stream, and of those that wait for their time. (`ready` has no index by id: its line began
+    # where the job of the last page stands.)
+    JobState.READY: """
+        WITH page AS (SELECT %s::uuid AS below, %s::integer AS most),
+        place AS (SELECT coalesce((SELECT j.place FROM {s}.job j WHERE j.id = below), 1::bigint << 62) AS p FROM page)
+        SELECT w.id::text FROM page, place, LATERAL (
+            SELECT r.id FROM {s}.stream s, LATERAL (
+                SELECT id FROM {s}.ready WHERE stream = s.id AND ready.place < p ORDER BY ready.place DESC LIMIT most
+            ) r
+            UNION ALL (SELECT id FROM {s}.again WHERE id < below ORDER BY id DESC LIMIT most)
+            UNION ALL (SELECT id FROM {s}.later WHERE id < below ORDER BY id DESC LIMIT most)
+        ) w ORDER BY w.id DESC LIMIT (SELECT most FROM page)""",
+}
+
+_WAITING = """
+    SELECT l.queue, l.task, sum(r.n + a.n), min(least(r.oldest, a.oldest))
+    FROM {s}.stream s JOIN {s}.lane l ON l.id = s.id >> 8,
+    LATERAL (
+        SELECT count(*) AS n, (SELECT due_at FROM {s}.job WHERE job.id = (array_agg(x.id))[1]) AS oldest
+        FROM (SELECT id FROM {s}.ready WHERE stream = s.id ORDER BY place LIMIT %s) x
+    ) r,
+    LATERAL (
+        SELECT count(*) AS n, min(ready_at) AS oldest
+        FROM (SELECT ready_at FROM {s}.again WHERE stream = s.id ORDER BY place LIMIT %s) x
+    ) a
+    GROUP BY 1, 2
+"""

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -168,7 +169,6 @@ auth_type = any
 pool_mode = transaction
 default_pool_size = 20
 max_client_conn = 500
-max_prepared_statements = 200
 unix_socket_dir =
 logfile = {folder}/log
 {more}
@@ -200,6 +200,10 @@ def pgbouncer(ground: Ground) -> Iterator[Ground]:
         # It refuses to be root.
         more="user = nobody" if os.geteuid() == 0 else "",
     )
+    program = find_pgbouncer()
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    if tuple(map(int, said.split()[1].split(".")[:2])) >= (1, 21):
+        text += "max_prepared_statements = 200\n"
     config = folder / "pgbouncer.ini"
     folder.chmod(0o755)
     config.touch(mode=0o600)
@@ -207,7 +211,7 @@ def pgbouncer(ground: Ground) -> Iterator[Ground]:
     if os.geteuid() == 0:
         for path in (folder, config):
             shutil.chown(path, "nobody")
-    with ground.place.running([find_pgbouncer(), str(config)]) as child:
+    with ground.place.running([program, str(config)]) as child:
         wait_until(lambda: _listens(listen), child, "PgBouncer's start")
         yield _Behind(ground, f"postgresql://{parts.username or 'postgres'}@127.0.0.1:{listen}/postgres")
 

@@ -36,7 +36,8 @@ def processes(field: Field, report: Report, amount: Amount) -> None:
         for contestant in few(field):
             try:
                 for count in PROCESSES:
-                    jobs = amount_of(contestant, amount)
+                    # More for several, as what is done before the last of them has begun does not count.
+                    jobs = amount_of(contestant, amount) * min(count, 2)
                     with field.fresh(contestant) as asking:
                         asking.ask("fill", jobs)
                         field.ground.settle(asking.url)

@@ -46,6 +46,14 @@ class Client(Protocol):
         """Make a history of finished jobs, as those would have left it; only some can."""
 
 
+class Batched(Protocol):
+    """A client that can tell how many jobs are settled together."""
+
+    async def batch(self) -> float:
+        """Return how many, on average."""
+        ...
+
+
 class BlockingClient:
     """For a contestant whose verbs block: many callers are as many threads."""
 
@@ -172,10 +180,11 @@ async def settle(client: Client, jobs: int, processes: int) -> dict[str, Any]:
     """
     notes = sheet.from_environment()
     give_up = time.monotonic() + PATIENCE
-    while len(notes.tallies()) < processes:
+    while len(notes.tallies()) < processes and notes.count() < jobs:
         await _pause(give_up, "the first jobs")
-    if processes == 1:
-        first, before = notes.tallies()[0].first, 0
+    if processes == 1 or notes.count() >= jobs:
+        # With several, the jobs were too few for the last of them to begin.
+        first, before = min(tally.first for tally in notes.tallies()), 0
     else:
         first, before = time.monotonic(), notes.count()
     while notes.count() < jobs:
@@ -221,6 +230,11 @@ async def feed(client: Client, seconds: float, backlog: int) -> dict[str, Any]:
     return {"sent": sent}
 
 
+async def batch(client: Batched) -> dict[str, Any]:
+    """Tell how many jobs were settled together."""
+    return {"batch": await client.batch()}
+
+
 async def grow(client: Client, jobs: int) -> dict[str, Any]:
     """Make a long history of finished jobs."""
     await client.grow(jobs)
@@ -240,7 +254,7 @@ async def _ask(peer: Peer, verb: str, arguments: list[Any]) -> dict[str, Any]:
 
 
 _VERBS: dict[str, Callable[..., Coroutine[Any, Any, dict[str, Any]]]] = {
-    function.__name__: function for function in (fill, enqueue, settle, pickup, feed, grow)
+    function.__name__: function for function in (fill, enqueue, settle, pickup, feed, grow, batch)
 }
 
 

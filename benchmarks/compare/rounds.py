@@ -175,6 +175,10 @@ def _drain(field: Field, contestant: Contestant, sections: dict[str, Section], a
                 sections[WAL].add(f"{name}: to store", "bytes a job", (stored - before) / jobs)
                 sections[WAL].add(f"{name}: to run", "bytes a job", run / jobs)
             sections[DRAIN].add(name, "jobs/s", found["rate"])
+            if contestant.name == NIGHTCREW:
+                batch = asking.ask("batch")["batch"]
+                field.batch = max(1, round(batch))
+                sections[DRAIN].add(f"{name}: jobs in one settlement", "jobs", batch)
             if found["ran"] > jobs:
                 sections[DRAIN].notes.append(f"{name} ran {found['ran'] - jobs} jobs more than once")
             if not contestant.raw:

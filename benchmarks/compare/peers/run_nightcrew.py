@@ -7,8 +7,29 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from psycopg import AsyncConnection
+
 from benchmarks.compare import peering
 from nightcrew import Nightcrew, Tasks
+
+CHUNK = 250_000
+_GROW = """
+WITH one AS (SELECT id FROM nightcrew.done WHERE state = 3 LIMIT 1), made AS (
+    -- As real ids: 48 bits of milliseconds first, so that they grow.
+    SELECT n, at, (lpad(to_hex((at * 1000)::bigint), 12, '0') || '7' || lpad(to_hex(n %% 4096), 3, '0')
+        || '8' || substr(md5(n::text), 1, 15))::uuid AS id
+    FROM generate_series(%s::bigint, %s::bigint) AS n,
+        LATERAL (SELECT extract(epoch FROM now())::float8 - 3600 + n * %s::float8 / 1000 AS at) AS t
+), stored AS (
+    INSERT INTO nightcrew.job (id, place, lane, priority, created_at, due_at, max_attempts, rerun, codec, args, extras)
+    SELECT made.id, -n, lane, priority, at, at, max_attempts, rerun, codec, json_build_object('number', n), extras
+    FROM made, one JOIN nightcrew.job USING (id)
+)
+INSERT INTO nightcrew.done (id, state, fence, attempts, crashes, losses, worker, started_at, duration, finished_at,
+    expires_at, result)
+SELECT made.id, state, fence, attempts, crashes, losses, worker, at + 0.002, duration, at + 0.004, expires_at, result
+FROM made, one JOIN nightcrew.done USING (id)
+"""
 
 tasks = Tasks()
 
@@ -47,6 +68,21 @@ class Client:
         """What waits and what runs."""
         stats = await self._app.astats()
         return stats.running + sum(queue.ready + queue.later for queue in stats.queues)
+
+    async def grow(self, jobs: int) -> None:
+        """Copies of a job that has run, within the last hour: as if they all had."""
+        async with await AsyncConnection.connect(peering.url(), autocommit=True) as connection:
+            for first in range(1, jobs + 1, CHUNK):
+                await connection.execute(_GROW, (first, min(first + CHUNK - 1, jobs), 3_600_000 / jobs))
+
+    async def batch(self) -> float:
+        """How many jobs are settled together, on average."""
+        async with await AsyncConnection.connect(peering.url(), autocommit=True) as connection:
+            found = await connection.execute(
+                "SELECT count(*)::float / greatest(count(DISTINCT finished_at), 1) FROM nightcrew.done"
+            )
+            row = await found.fetchone()
+            return float(row[0]) if row else 0.0
 
 
 class Peer:

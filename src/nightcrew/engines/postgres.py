@@ -453,7 +453,12 @@ class PostgresEngine:
         if not transitions:
             return []
         plain, others = [], []
+        seen: set[tuple[int, int]] = set()
         for n, t in enumerate(transitions):
+            key = (t.grant.seq, t.grant.fence)
+            if key in seen:
+                continue  # the same grant twice: once is enough, and it is what the first of them says
+            seen.add(key)
             if t.outcome is _SUCCEEDED and not t.blobs and _is_plain(t):
                 plain.append(n)
             else:

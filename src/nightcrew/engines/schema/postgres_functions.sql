@@ -27,7 +27,7 @@ SET search_path = {schema}, pg_temp SET plan_cache_mode = force_generic_plan AS 
 DECLARE
     at double precision := now_or(moment);
     lanes integer[];
-    created uuid[];
+    created uuid[] := '{}';
 BEGIN
     -- Before the first place is drawn: from here on, others can see that one below theirs may still come.
     PERFORM pg_current_xact_id();
@@ -53,6 +53,36 @@ BEGIN
         WHERE shape.priority BETWEEN -100 AND 100 ORDER BY id
         ON CONFLICT DO NOTHING;
     END IF;
+    -- Mostly all are new. To ask for each row whether it is costs a third more, so that is left for when one is not.
+    BEGIN
+        PERFORM store_jobs(lanes, priorities, most, reruns, codecs, extra, due, delays, ids, shapes, arguments,
+                           blobs, keepers, at);
+        RETURN NULL;
+    EXCEPTION WHEN unique_violation THEN
+        -- One at a time: whoever stores the same id at this moment is waited for.
+        FOR n IN 1..cardinality(ids) LOOP
+            CONTINUE WHEN EXISTS (SELECT FROM job WHERE id = ids[n]);
+            BEGIN
+                PERFORM store_jobs(lanes, priorities, most, reruns, codecs, extra, due, delays, ids[n:n], shapes[n:n],
+                                   arguments[n:n], blobs, keepers, at);
+                created := created || ids[n];
+            EXCEPTION WHEN unique_violation THEN
+                NULL;
+            END;
+        END LOOP;
+        RETURN created;
+    END;
+END $$;
+
+-- The writing half of `enqueue`: all of these are new, or none is stored.
+CREATE OR REPLACE FUNCTION {schema}.store_jobs(
+    lanes integer[], priorities smallint[], most integer[], reruns boolean[], codecs integer[], extra text[],
+    due double precision[], delays double precision[], ids uuid[], shapes integer[], arguments text[],
+    blobs text[], keepers uuid[], at double precision
+) RETURNS void
+LANGUAGE plpgsql SET search_path = {schema}, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
     WITH shape AS MATERIALIZED (
         SELECT * FROM unnest(lanes, priorities, most, reruns, codecs, extra, due, delays)
             WITH ORDINALITY s(lane, priority, most, rerun, codec, extra, due, delay, n)
@@ -64,20 +94,15 @@ BEGIN
             SELECT asked.id, asked.args, shape.* FROM unnest(ids, shapes, arguments)
                 WITH ORDINALITY asked(id, shape, args, nth) JOIN shape ON shape.n = asked.shape ORDER BY asked.nth
         ) asked
-        ON CONFLICT (id) DO NOTHING
         RETURNING id, place, lane::bigint << 8 | 100 - priority AS stream, due_at
     ), now_ready AS (
         INSERT INTO ready(stream, place, id) SELECT stream, place, id FROM new WHERE due_at <= at
     ), due_later AS (
         INSERT INTO later(due_at, id, stream, fence, attempts, crashes, losses)
         SELECT due_at, id, stream, 0, 0, 0, 0 FROM new WHERE due_at > at
-    ), kept AS (
-        INSERT INTO blob(blob, id) SELECT b.blob, new.id FROM unnest(blobs, keepers) b(blob, id) JOIN new USING (id)
-        ON CONFLICT DO NOTHING
     )
-    SELECT CASE WHEN count(*) = cardinality(ids) THEN NULL ELSE coalesce(array_agg(id), '{}') END
-    INTO created FROM new;
-    RETURN created;
+    INSERT INTO blob(blob, id) SELECT b.blob, new.id FROM unnest(blobs, keepers) b(blob, id) JOIN new USING (id)
+    ON CONFLICT DO NOTHING;
 END $$;
 
 -- --- claim -----------------------------------------------------------------------------------------
@@ -255,7 +280,6 @@ BEGIN
                          expires_at, result)
         SELECT id, 3, fence, attempts + 1, crashes, losses, origin, started, duration, at, at + keep, result::json
         FROM held WHERE nth IS NOT NULL
-        ON CONFLICT DO NOTHING -- the same grant twice in one call
     ), rest AS MATERIALIZED (
         SELECT claim, array_agg(id ORDER BY n) AS ids, array_agg(fence ORDER BY n) AS fences,
             array_agg(attempts ORDER BY n) AS attempts, array_agg(crashes ORDER BY n) AS crashes,

@@ -130,14 +130,18 @@ class Report(Struct):
         return "\n".join(lines).rstrip()
 
 
-def write_into(page: Path, report: Report) -> None:
-    """Put a report between the two marks of a page, in place of the one before. Raises `ValueError`."""
-    begin, end = "<!-- results: ./run bench --write -->", "<!-- end of results -->"
+def write_into(page: Path, report: Report, command: str = "./run bench --write", more: str = "") -> None:
+    """Put a report between a command's two marks of a page, in place of the one before; `more` goes below it.
+
+    Raises `ValueError` when the page has no such marks.
+    """
+    begin, end = f"<!-- results: {command} -->", "<!-- end of results -->"
     before, found, rest = page.read_text(encoding="utf-8").partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
         raise ValueError(f"expected the marks {begin} and {end} in {page}, which says where results go")
-    page.write_text(f"{before}{begin}\n\n{report.as_markdown()}\n\n{end}{after}", encoding="utf-8")
+    text = "\n\n".join(filter(None, [report.as_markdown(), more]))
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
 def _plain(section: Section) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from benchmarks.compare.picture import Bar, Panel, as_svg, as_text
 from benchmarks.compare.rounds import FULL, QUICK, Amount, Field
 from benchmarks.place import FULL as SCALE
 from benchmarks.place import ROOT, Stuck, temporary_place
-from benchmarks.report import Report, Section, print_section, print_targets
+from benchmarks.report import Report, Section, print_section, print_targets, write_into
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 PICTURE = ROOT / "docs" / "compare.svg"
@@ -92,7 +92,7 @@ def finish(field: Field, report: Report, chosen: argparse.Namespace) -> None:
     if chosen.svg or chosen.write:
         (chosen.svg or PICTURE).write_text(as_svg(panels, report.machine), encoding="utf-8")
     if chosen.write:
-        _write(PAGE, f"![bars]({PICTURE.name})\n\n{report.as_markdown()}\n\n{promises(field)}")
+        write_into(PAGE, report, COMMAND, f"![The same as bars]({PICTURE.name})\n\n{promises(field)}")
 
 
 def promises(field: Field) -> str:
@@ -174,16 +174,6 @@ def _lock(*, upgrade: bool) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
-
-
-def _write(page: Path, text: str) -> None:
-    """Put the results between the marks of this command. Raises `ValueError`."""
-    begin, end = f"<!-- results: {COMMAND} -->", "<!-- end of the comparison -->"
-    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        raise ValueError(f"expected the marks {begin} and {end} in {page}, which says where results go")
-    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
 def _amount(chosen: argparse.Namespace) -> Amount:

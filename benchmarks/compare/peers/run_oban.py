@@ -68,6 +68,7 @@ class Client:
 
     async def grow(self, jobs: int) -> None:
         """Completed jobs, too young to be pruned."""
+        kind: Any = Noop
         async with self._pool.connection() as connection:
             await connection.execute(
                 """
@@ -76,7 +77,7 @@ class Client:
                 SELECT 'completed', %s, 1, jsonb_build_object('number', n), '{bench}', at, at, at, at
                 FROM generate_series(1, %s::bigint) AS n, timezone('UTC', now() - interval '1 hour') AS at
                 """,
-                (Noop.new({}).worker, jobs),
+                (kind.new({}).worker, jobs),
             )
 
 

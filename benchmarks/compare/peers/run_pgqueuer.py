@@ -44,8 +44,7 @@ class Client:
 
     async def unfinished(self) -> int:
         """A finished job has left the queue's table for its log."""
-        found: int = await self._pool.fetchval("SELECT count(*) FROM pgqueuer")
-        return found
+        return int(await self._pool.fetchval("SELECT count(*) FROM pgqueuer") or 0)
 
     async def grow(self, jobs: int) -> None:
         """Two lines for each job in its log, folded into its counts already."""

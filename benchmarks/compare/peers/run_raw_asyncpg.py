@@ -57,8 +57,7 @@ class Client:
 
     async def unfinished(self) -> int:
         """A finished row stays, in another state."""
-        found: int = await self._connection.fetchval(LEFT)
-        return found
+        return int(await self._connection.fetchval(LEFT) or 0)
 
 
 class Peer:

@@ -19,7 +19,7 @@ settings.register_profile("nightcrew", deadline=None)
 settings.load_profile("nightcrew")
 
 
-ENGINES = ("sqlite",)
+ENGINES = ("sqlite", "postgres")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,7 +38,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "database_url" in metafunc.fixturenames:
         mark = metafunc.definition.get_closest_marker("engine")
         chosen = mark.args if mark else ENGINES
-        chosen = tuple(engine for engine in chosen if engine in ENGINES)
+        assert set(chosen) <= set(ENGINES), f"{metafunc.definition.nodeid} names another engine: {chosen}"
         marks = {"sqlite": (), "postgres": (pytest.mark.postgres,)}
         params = [pytest.param(engine, marks=marks[engine]) for engine in chosen]
         metafunc.parametrize("database_url", params, indirect=True)
@@ -58,8 +58,9 @@ def sqlite_url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def postgres_url(schemas: Schemas) -> Iterator[str]:
-    """Return the URL of a store on PostgreSQL that does not exist yet."""
+def postgres_url(schemas: Schemas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Return the URL of a store on PostgreSQL that does not exist yet; files lie in the current folder."""
+    monkeypatch.chdir(tmp_path)
     url = schemas.new_url()
     yield url
     schemas.done(url)

@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def fork_server() -> None:
     """One process with everything imported and nothing open, from which workers are forked."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.crash.crew"])
+    context.set_forkserver_preload(["tests.crash.crew", "nightcrew.engines.postgres"])
     process = context.Process(target=print)
     process.start()
     process.join()

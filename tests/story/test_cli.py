@@ -165,7 +165,7 @@ def shop(tmp_path: Path) -> Shop:
     return Shop(tmp_path)
 
 
-@pytest.fixture(scope="module", params=["sqlite"])
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def open_shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     """A project with a worker that runs as long as the tests of this file."""
     url = None
@@ -654,7 +654,7 @@ def test_commands_about_jobs_load_no_web_server(open_shop: Shop) -> None:
         check=True,
     )
     loaded = {name.partition(".")[0] for name in re.findall(r"'([^']+)'", ended.stderr)}
-    assert "apsw" in loaded
+    assert ("psycopg" if open_shop.url.startswith("postgresql:") else "apsw") in loaded
     assert not loaded & {"uvicorn", "starlette", "jinja2", "PIL", "uvloop", "rich"}
 
 

@@ -37,8 +37,7 @@ class WorkerProcess:
     def __init__(self, url: str, options: Sequence[str]) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "nightcrew", "worker", "tests.story.errands:app", *options],
-            cwd=ROOT,
-            env={**os.environ, "NIGHTCREW_URL": url},
+            env={**os.environ, "NIGHTCREW_URL": url, "PYTHONPATH": str(ROOT)},
         )
 
     def kill(self) -> None:

@@ -23,7 +23,7 @@ from benchmarks.compare import lasting, rounds
 from benchmarks.compare.contestants import BY_NAME, NIGHTCREW, POSTGRES, REDIS, SERVER, Contestant
 from benchmarks.compare.environments import Missing, lock, versions
 from benchmarks.compare.ground import find_redis, postgres
-from benchmarks.compare.picture import Bar, Panel, as_svg, as_text
+from benchmarks.compare.picture import Bar, Panel, as_svg, as_text, trend_as_text
 from benchmarks.compare.rounds import FULL, QUICK, Amount, Field
 from benchmarks.place import FULL as SCALE
 from benchmarks.place import ROOT, Stuck, temporary_place
@@ -79,9 +79,11 @@ def main(argv: Sequence[str]) -> int:
 
 def finish(field: Field, report: Report, chosen: argparse.Namespace) -> None:
     """Print the rest, and write what was asked for."""
-    panels = pictured(field, report)
+    panels, trends = pictured(field, report), lasting.trends(field, report)
     for panel in panels:
         print(as_text(panel))
+    for trend in trends:
+        print(trend_as_text(trend))
     print("\n" + promises(field))
     if any(section.name == rounds.DRAIN for section in report.sections):
         rounds.hold_to_targets(field, report)
@@ -90,7 +92,7 @@ def finish(field: Field, report: Report, chosen: argparse.Namespace) -> None:
     if chosen.json:
         chosen.json.write_text(report.as_json() + "\n")
     if chosen.svg or chosen.write:
-        (chosen.svg or PICTURE).write_text(as_svg(panels, report.machine), encoding="utf-8")
+        (chosen.svg or PICTURE).write_text(as_svg(panels, trends, report.machine), encoding="utf-8")
     if chosen.write:
         write_into(PAGE, report, COMMAND, f"![The same as bars]({PICTURE.name})\n\n{promises(field)}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -11,6 +12,7 @@ from benchmarks.compare.asking import Asking, Work
 from benchmarks.compare.contestants import NIGHTCREW, Contestant
 from benchmarks.compare.environments import Missing
 from benchmarks.compare.ground import pgbouncer
+from benchmarks.compare.picture import Line, Trend
 from benchmarks.compare.rounds import Amount, Field, amount_of
 from benchmarks.place import Stuck
 from benchmarks.report import Report, Section
@@ -20,6 +22,8 @@ RIVALS = ("pgqueuer", "oban")
 PROCESSES = (1, 2, 4)
 INTERVALS = 10
 """Into how many parts the time of a pinned snapshot is divided, to see a trend."""
+PINNED = "while a snapshot is pinned for"
+CLAIM = "time of a claim"
 BACKLOG = 4_000
 """Jobs that wait while a snapshot is pinned: never so few that a worker is idle."""
 
@@ -129,21 +133,35 @@ def _touched(field: Field, asking: Asking, jobs: int, section: Section, ground: 
     return bool(before)
 
 
-_SUMS = """
-SELECT coalesce(sum(rows), 0), coalesce(sum(shared_blks_hit + shared_blks_read), 0)
-FROM pg_stat_statements WHERE dbid = (SELECT oid FROM pg_database WHERE datname = %s) AND toplevel
+_ROWS = """
+SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0) + n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables
+"""
+_PAGES = """
+SELECT sum(shared_blks_hit + shared_blks_read) FROM pg_stat_statements
+WHERE dbid = (SELECT oid FROM pg_database WHERE datname = %s) AND toplevel
 """
 
 
 def _statements(field: Field, asking: Asking) -> tuple[int, int] | None:
-    """Return the rows and pages that statements of this database have touched, if the server counts them."""
+    """Return the rows and pages that statements have touched in this database, if the server counts them.
+
+    Rows are read, stored, changed or deleted ones; what vacuum does counts for neither.
+    """
     if not field.ground.statements:
         return None
+    with psycopg.connect(asking.url, autocommit=True) as connection:
+        rows = connection.execute(_ROWS).fetchone()
+    pages = _asked(field, asking, _PAGES)
+    assert rows
+    return int(rows[0] or 0), int(pages[0] or 0)
+
+
+def _asked(field: Field, asking: Asking, query: LiteralString) -> tuple[Any, ...]:
+    """Ask the server's count of statements for one database."""
     with psycopg.connect(field.ground.url, autocommit=True) as connection:
-        name = conninfo_to_dict(asking.url)["dbname"]
-        row = connection.execute(_SUMS, (name,)).fetchone()
-        assert row
-        return int(row[0]), int(row[1])
+        row = connection.execute(query, (conninfo_to_dict(asking.url)["dbname"],)).fetchone()
+    assert row
+    return row
 
 
 # --- a pinned snapshot ---------------------------------------------------------------------------------
@@ -151,7 +169,7 @@ def _statements(field: Field, asking: Asking) -> tuple[int, int] | None:
 
 def pinned(field: Field, report: Report, amount: Amount) -> None:
     """Keep workers busy, first as usual, then while another session holds a snapshot open."""
-    section = report.section(f"while a snapshot is pinned for {amount.pinned:.0f} s")
+    section = report.section(f"{PINNED} {amount.pinned:.0f} s")
     for contestant in few(field):
         try:
             _pinned_one(field, contestant, section, amount)
@@ -167,6 +185,39 @@ def pinned(field: Field, report: Report, amount: Amount) -> None:
         )
 
 
+def trends(field: Field, report: Report) -> list[Trend]:
+    """Return how throughput and claims went while a snapshot was pinned, if that was measured."""
+    for section in report.sections:
+        if section.name.startswith(PINNED):
+            kinds = zip(few(field), ("mine", "postgres", "rival"), strict=False)
+            named = [(contestant.title, kind) for contestant, kind in kinds]
+            rates = [_line(section, title, title, kind) for title, kind in named]
+            claims = [_line(section, title, f"{title}: {CLAIM}", kind) for title, kind in named]
+            return [
+                Trend(title, unit, lines)
+                for title, unit, found in (
+                    (
+                        "throughput before (left of the dashes) and while a snapshot is pinned",
+                        "jobs/s",
+                        rates,
+                    ),
+                    ("mean time of a claiming statement, likewise", "ms", claims),
+                )
+                if (lines := [line for line in found if line.points])
+            ]
+    return []
+
+
+def _line(section: Section, label: str, name: str, kind: str) -> Line:
+    begun = f"{name}, " if CLAIM in name else f"{name}: "
+    points = [
+        figure.median
+        for figure in section.figures.values()
+        if figure.name.startswith((f"{begun}usual", f"{begun}pinned"))
+    ]
+    return Line(label, kind, points)
+
+
 def _pinned_one(field: Field, contestant: Contestant, section: Section, amount: Amount) -> None:
     name = contestant.title
     part = amount.pinned / INTERVALS
@@ -180,7 +231,7 @@ def _pinned_one(field: Field, contestant: Contestant, section: Section, amount: 
             _interval(field, asking, work, part / 2)
             rate, claim = _interval(field, asking, work, part)
             section.add(f"{name}: usual", "jobs/s", rate)
-            _add_claim(section, f"{name}: time of a claim, usual", claim)
+            _add_claim(section, f"{name}: {CLAIM}, usual", claim)
             with psycopg.connect(asking.url) as holder:
                 holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
                 holder.execute("SELECT count(*) FROM pg_class")
@@ -192,7 +243,7 @@ def _pinned_one(field: Field, contestant: Contestant, section: Section, amount: 
                         "first" if number == 0 else "last" if number == INTERVALS - 1 else f"{number + 1}."
                     )
                     section.add(f"{name}: pinned, {tenth} tenth", "jobs/s", rate)
-                    _add_claim(section, f"{name}: time of a claim, pinned, {tenth} tenth", claim)
+                    _add_claim(section, f"{name}: {CLAIM}, pinned, {tenth} tenth", claim)
 
 
 def _add_claim(section: Section, name: str, claim: float | None) -> None:
@@ -214,17 +265,15 @@ def _interval(field: Field, asking: Asking, work: Work, seconds: float) -> tuple
 
 
 _CLAIMS = """
-SELECT coalesce(sum(calls), 0), coalesce(sum(total_exec_time), 0)
-FROM pg_stat_statements
-WHERE dbid = (SELECT oid FROM pg_database WHERE datname = %s) AND query ILIKE '%%skip locked%%' AND toplevel
+SELECT coalesce(sum(calls), 0), coalesce(sum(total_exec_time), 0) FROM pg_stat_statements
+WHERE dbid = (SELECT oid FROM pg_database WHERE datname = %s) AND toplevel
+    AND (query ILIKE '%%skip locked%%' OR query ILIKE '%%.claim(%%')
 """
 
 
 def _claims(field: Field, asking: Asking) -> tuple[float, float] | None:
+    """Return how often this database has been claimed from, and the milliseconds that it took."""
     if not field.ground.statements:
         return None
-    with psycopg.connect(field.ground.url, autocommit=True) as connection:
-        name = conninfo_to_dict(asking.url)["dbname"]
-        row = connection.execute(_CLAIMS, (name,)).fetchone()
-        assert row
-        return float(row[0]), float(row[1])
+    calls, milliseconds = _asked(field, asking, _CLAIMS)
+    return float(calls), float(milliseconds)

@@ -18,7 +18,7 @@ from benchmarks.compare import peering
 from benchmarks.compare.command import COMMAND, PAGE, PARTS, main, promises
 from benchmarks.compare.contestants import BY_NAME, NIGHTCREW, POSTGRES, REDIS
 from benchmarks.compare.environments import LOCKS, Missing, find_python, versions
-from benchmarks.compare.picture import Bar, Panel, as_svg, as_text
+from benchmarks.compare.picture import Bar, Line, Panel, Trend, as_svg, as_text, trend_as_text
 from benchmarks.compare.rounds import FULL, QUICK, amount_of
 from benchmarks.compare.sheet import Sheet
 from benchmarks.place import ROOT
@@ -132,9 +132,16 @@ def test_bars_are_drawn_for_terminal_and_page() -> None:
     text = as_text(panel)
     first, second = text.splitlines()[-2:]
     assert first.count("█") > 3 * second.count("█") > 0
-    root = ET.fromstring(as_svg([panel], "a machine & its disk"))
+    trend = Trend(
+        "while pinned", "ms", [Line("Nightcrew", "mine", [2.0, 2.0]), Line("other", "rival", [2.0, 9.0])]
+    )
+    steady, collapsing = trend_as_text(trend).splitlines()[-2:]
+    assert "██" in steady.replace(" ", "")
+    assert "▂█" in collapsing.replace(" ", "")
+    root = ET.fromstring(as_svg([panel], [trend], "a machine & its disk"))
     said = [element.text for element in root.iter() if element.text and element.text.strip()]
     assert "Nightcrew <1>" in said
+    assert "while pinned" in said
     assert "a machine & its disk" in said
 
 

@@ -21,7 +21,7 @@ import msgspec
 from benchmarks import machine
 from benchmarks.compare import lasting, rounds
 from benchmarks.compare.contestants import BY_NAME, NIGHTCREW, POSTGRES, REDIS, SERVER, Contestant
-from benchmarks.compare.environments import Missing, lock, versions
+from benchmarks.compare.environments import Missing, lock, python_of, versions
 from benchmarks.compare.ground import find_redis, postgres
 from benchmarks.compare.picture import Bar, Panel, as_svg, as_text, trend_as_text
 from benchmarks.compare.rounds import FULL, QUICK, Amount, Field
@@ -109,6 +109,8 @@ def promises(field: Field) -> str:
             continue
         of = contestant.promise
         version = versions(contestant.name) if contestant.requirements and not contestant.raw else ""
+        if contestant.python > (3, 11):
+            version += f", on Python {python_of(contestant.name)}"
         lines.append(
             f"| {contestant.title} | {version} | {of.durable} | {of.fenced} | {of.results} | {contestant.settings} |"
         )

@@ -79,6 +79,15 @@ def versions(name: str) -> str:
     return ""
 
 
+def python_of(name: str) -> str:
+    """Return the version of an environment's Python, as it was made."""
+    for line in (FOLDER / name / "pyvenv.cfg").read_text().splitlines():
+        key, _, value = line.partition("=")
+        if key.strip() in ("version", "version_info"):
+            return value.strip()
+    return ""
+
+
 def find_python(oldest: tuple[int, int]) -> Path:
     """Return this Python, or the newest other that is at hand, when this is too old. Raises `Missing`."""
     if sys.version_info[:2] >= oldest:

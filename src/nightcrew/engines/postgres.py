@@ -36,7 +36,7 @@ from nightcrew.engine import (
 )
 from nightcrew.engines import postgres_schema as schema
 from nightcrew.engines.postgres_bounds import Bounds
-from nightcrew.engines.postgres_link import Address, Bell, Link, Listener, closed
+from nightcrew.engines.postgres_link import Address, Bell, Doubles, Link, Listener, closed
 from nightcrew.engines.postgres_look import Look
 from nightcrew.errors import EngineError, LimitExceeded
 from nightcrew.job import (
@@ -165,7 +165,9 @@ _RETIRE = "SELECT {s}.retire(%s)"
 _SWEEP = "SELECT {s}.sweep(%s::bigint, %s, %s::text[], %s::integer, %s::double precision)"
 _SWEPT = "SELECT * FROM {s}.swept(%s::bigint)"
 _PRUNE = "SELECT * FROM {s}.prune(%s::uuid, %s::integer, %s::double precision)"
-_PARTITIONS = "SELECT {s}.keep_partitions(%s::double precision)"
+_MAKE_PARTITIONS = "SELECT {s}.make_partitions(%s::double precision)"
+_RETIRE_DAY = "SELECT {s}.retire_day(%s::double precision)"
+_DROP_DAYS = "SELECT {s}.drop_days()"
 _CANCEL = "SELECT {s}.cancel_job(%s::uuid, %s::double precision, %s::double precision)"
 _RETRY = "SELECT {s}.retry_job(%s::uuid, %s::double precision)"
 _STREAMS = (
@@ -473,10 +475,10 @@ class PostgresEngine:
             list({t.grant.claim for t in transitions}),
             "{" + ",".join([t.grant.hex for t in mine]) + "}",
             "{" + ",".join([str(t.grant.fence) for t in mine]) + "}",
-            [t.started_at for t in mine],
-            [t.duration for t in mine],
-            [t.keep for t in mine],
-            results,
+            Doubles([t.started_at for t in mine]),
+            Doubles([t.duration for t in mine]),
+            Doubles([t.keep for t in mine]),
+            results if any(results) else None,  # most have none
             _text([_ending(-1 - n, transitions[n]) for n in others]) if others else None,
             self._now(),
         )
@@ -574,7 +576,9 @@ class PostgresEngine:
         blobs: list[str] = []
         if not 0 < self._partitions_at - now <= _PARTITIONS_APART:
             self._partitions_at = now + _PARTITIONS_APART
-            [(unused,)] = await self._call(_PARTITIONS, self._now())
+            await self._call(_MAKE_PARTITIONS, self._now())
+            await self._call(_RETIRE_DAY, self._now())
+            [(unused,)] = await self._call(_DROP_DAYS)
             blobs += unused
         if 0 < self._resting_until - now <= _LAPS_APART:  # more: the clock was set back
             return 0, blobs

@@ -11,14 +11,17 @@ import asyncio
 import contextlib
 import logging
 import random
+import struct
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import psycopg
 from psycopg import AsyncConnection, errors
+from psycopg.adapt import Dumper
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import Format
 from psycopg.sql import SQL, Identifier
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -32,6 +35,8 @@ from nightcrew.errors import (
     SchemaError,
     StorageFull,
 )
+
+T = TypeVar("T")
 
 logger = logging.getLogger("nightcrew.postgres")
 
@@ -160,6 +165,39 @@ def _is_passing(error: Exception) -> bool:
     return isinstance(error, psycopg.OperationalError) and error.sqlstate is None
 
 
+class Doubles(tuple[float | None, ...]):
+    """Sent as an array of double precision: packed at once, as the driver would do it number by number."""
+
+    __slots__ = ()
+
+
+class _DoublesDumper(Dumper):
+    format = Format.BINARY
+    oid = 1022  # float8[]
+
+    def dump(self, obj: Doubles) -> bytes:
+        if not obj:
+            return _ARRAY.pack(0, 0, 701)
+        if None in obj:
+            items = b"".join([_NULL if value is None else _DOUBLE.pack(8, value) for value in obj])
+            return _ARRAY.pack(1, 1, 701) + _DIMENSION.pack(len(obj), 1) + items
+        sized: list[float] = [8] * (2 * len(obj))
+        sized[1::2] = cast(tuple[float, ...], obj)
+        return (
+            _ARRAY.pack(1, 0, 701) + _DIMENSION.pack(len(obj), 1) + struct.pack("!" + "id" * len(obj), *sized)
+        )
+
+
+_ARRAY = struct.Struct("!iiI")  # dimensions, whether there are NULLs, the type of the elements
+_DIMENSION = struct.Struct("!ii")
+_DOUBLE = struct.Struct("!id")
+_NULL = struct.pack("!i", -1)
+
+
+async def _set_up(connection: AsyncConnection[Any]) -> None:
+    connection.adapters.register_dumper(Doubles, _DoublesDumper)
+
+
 class Link:
     """A bounded pool of connections to one server, on the loop that opened it."""
 
@@ -172,6 +210,7 @@ class Link:
             min_size=0,
             max_size=CONNECTIONS,
             open=False,
+            configure=_set_up,
             timeout=PATIENCE,
             name="nightcrew",
         )
@@ -186,36 +225,39 @@ class Link:
 
     async def call(self, statement: bytes, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement that may be repeated; for `PATIENCE` seconds, while the server is away."""
+
+        async def run(connection: AsyncConnection[Any]) -> list[tuple[Any, ...]]:
+            cursor = await connection.execute(statement, parameters)
+            return await cursor.fetchall() if cursor.description else []
+
+        return await self._patiently(run)
+
+    async def look(self, statements: Sequence[tuple[bytes, Sequence[Any]]]) -> list[list[tuple[Any, ...]]]:
+        """Run reading statements in one moment."""
+
+        async def run(connection: AsyncConnection[Any]) -> list[list[tuple[Any, ...]]]:
+            async with connection.transaction():
+                await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                return [
+                    await (await connection.execute(statement, parameters)).fetchall()
+                    for statement, parameters in statements
+                ]
+
+        return await self._patiently(run)
+
+    async def _patiently(self, run: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
         give_up = time.monotonic() + PATIENCE
         pause = 0.02
         while True:
             try:
                 async with asyncio.timeout(CALL_TIMEOUT), self._pool.connection() as connection:
-                    cursor = await connection.execute(statement, parameters)
-                    return await cursor.fetchall() if cursor.description else []
+                    return await run(connection)
             except (psycopg.Error, TimeoutError, UnicodeError) as error:
                 if not _is_passing(error) or time.monotonic() > give_up:
                     raise engine_error(error, self.address) from error
                 logger.info("%s; trying again", _first_line(error))
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - not all at once
             pause = min(pause * 2, 1.0)
-
-    async def look(self, statements: Sequence[tuple[bytes, Sequence[Any]]]) -> list[list[tuple[Any, ...]]]:
-        """Run reading statements in one moment."""
-        try:
-            async with (
-                asyncio.timeout(CALL_TIMEOUT),
-                self._pool.connection() as connection,
-                connection.transaction(),
-            ):
-                await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                found = []
-                for statement, parameters in statements:
-                    cursor = await connection.execute(statement, parameters)
-                    found.append(await cursor.fetchall())
-                return found
-        except (psycopg.Error, TimeoutError) as error:
-            raise engine_error(error, self.address) from error
 
 
 # --- hints ------------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ async def migrate(connection: AsyncConnection[Any], address: Address) -> list[st
                     (name.removesuffix(".sql"),),
                 )
             await connection.execute(_script(_FUNCTIONS, address))
-            await connection.execute(_in(address, "SELECT {}.keep_partitions()"))
+            await connection.execute(_in(address, "SELECT {}.make_partitions()"))
     except psycopg.Error as error:
         raise engine_error(error, address) from error
     return [name.removesuffix(".sql") for name in steps[known:]]

@@ -58,6 +58,15 @@ CREATE INDEX done_unsuccessful ON {schema}.done (state, id) WHERE state <> 3;
 CREATE TABLE {schema}.job_other PARTITION OF {schema}.job DEFAULT;
 CREATE TABLE {schema}.done_other PARTITION OF {schema}.done DEFAULT;
 
+-- Days that are over, and when it is worth looking again whether all of theirs is. Below it nothing is pruned by row
+-- that will soon go with its partition.
+CREATE TABLE {schema}.day (
+    name text PRIMARY KEY,
+    low uuid NOT NULL,
+    high uuid NOT NULL,
+    look_at double precision NOT NULL
+);
+
 -- May run now, for the first time.
 CREATE TABLE {schema}.ready (
     stream bigint NOT NULL,

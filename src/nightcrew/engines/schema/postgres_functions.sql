@@ -511,17 +511,18 @@ CREATE OR REPLACE FUNCTION {schema}.prune(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
 DECLARE
     at double precision := now_or(moment);
+    past uuid;
     seen uuid[];
     expired uuid[];
     blobs text[];
 BEGIN
     pruned := 0;
     unused := '{}';
+    hand := coalesce(hand, '00000000-0000-0000-0000-000000000000');
+    SELECT high INTO past FROM day WHERE hand >= low AND hand < high AND look_at < at + 86400;
+    hand := coalesce(past, hand); -- all of that day goes at once, and soon
     SELECT array_agg(d.id ORDER BY d.id), array_agg(d.id) FILTER (WHERE d.expires_at <= at) INTO seen, expired
-    FROM (
-        SELECT id, expires_at FROM done
-        WHERE id > coalesce(hand, '00000000-0000-0000-0000-000000000000') ORDER BY id LIMIT most
-    ) d;
+    FROM (SELECT id, expires_at FROM done WHERE id > hand ORDER BY id LIMIT most) d;
     hand := CASE WHEN cardinality(seen) = most THEN seen[most] END;
     IF expired IS NULL THEN
         RETURN;
@@ -613,66 +614,119 @@ LANGUAGE sql IMMUTABLE AS $$
     SELECT (lpad(to_hex((moment * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
 $$;
 
--- Make the partitions of the days to come; drop those of which everything is over. One at a time, and never waiting
--- long for a lock. Answers the blobs that nobody needs any more.
-CREATE OR REPLACE FUNCTION {schema}.keep_partitions(moment double precision DEFAULT NULL, ahead integer DEFAULT 7)
-RETURNS text[]
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET lock_timeout = '1s' AS $$
+-- Make the partitions of the days to come. One at a time, and never waiting long for a lock: everybody else would wait
+-- behind it. What could not be made now is made next time; until then jobs go to `job_other`.
+CREATE OR REPLACE FUNCTION {schema}.make_partitions(moment double precision DEFAULT NULL, ahead integer DEFAULT 7)
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET lock_timeout = '200ms' AS $$
 DECLARE
-    at double precision := now_or(moment);
-    today bigint := floor(at / 86400);
+    today bigint := floor(now_or(moment) / 86400);
     name text;
     low uuid;
     high uuid;
-    ended double precision;
-    blobs text[];
 BEGIN
-    IF NOT pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.keep_partitions', 0)) THEN
-        RETURN '{}';
-    END IF;
     FOR day IN today..today + ahead LOOP
         name := to_char(to_timestamp(day * 86400) AT TIME ZONE 'UTC', 'YYYYMMDD');
-        CONTINUE WHEN to_regclass(format('done_%s', name)) IS NOT NULL;
+        CONTINUE WHEN to_regclass('done_' || name) IS NOT NULL;
+        EXIT WHEN NOT pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.partitions', 0));
         low := lowest_id(day * 86400);
         high := lowest_id((day + 1) * 86400);
+        -- Somebody's clock is ahead: what is there stays in `job_other`, and so does that day.
+        CONTINUE WHEN EXISTS (SELECT FROM job_other WHERE id >= low AND id < high);
         BEGIN
-            IF EXISTS (SELECT FROM job_other WHERE id >= low AND id < high) THEN
-                CONTINUE; -- somebody's clock is ahead: what is there stays in `job_other`, and so does that day
-            END IF;
             EXECUTE format('CREATE TABLE job_%s PARTITION OF job FOR VALUES FROM (%L) TO (%L)', name, low, high);
             EXECUTE format('CREATE TABLE done_%s PARTITION OF done FOR VALUES FROM (%L) TO (%L)', name, low, high);
-        EXCEPTION WHEN lock_not_available OR check_violation THEN
+        EXCEPTION WHEN lock_not_available OR check_violation OR deadlock_detected THEN
             RAISE LOG 'nightcrew: partition % is left for later: %', name, SQLERRM;
         END;
     END LOOP;
-    -- The oldest only, and only once it is closed: the next one has its turn next time.
-    SELECT substr(c.relname, 6) INTO name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-    WHERE i.inhparent = 'done'::regclass AND c.relname ~ '^done_\d{8}$' ORDER BY c.relname LIMIT 1;
-    IF name IS NULL OR extract(epoch FROM to_date(name, 'YYYYMMDD')) + 2 * 86400 > at THEN
+END $$;
+
+-- Take the oldest day off its tables, if all of it is over. To look takes a while and is done without a lock; then it
+-- is taken off in a moment. What was retried or enqueued in between is found by `drop_day`.
+CREATE OR REPLACE FUNCTION {schema}.retire_day(moment double precision DEFAULT NULL) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET lock_timeout = '200ms' AS $$
+#variable_conflict use_column
+DECLARE
+    at double precision := now_or(moment);
+    oldest text;
+    began double precision;
+    from_id uuid;
+    to_id uuid;
+    ended double precision;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.partitions', 0)) THEN
+        RETURN NULL;
+    END IF;
+    FOR oldest IN
+        SELECT substr(c.relname, 6) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'done'::regclass AND c.relname ~ '^done_[0-9]{8}$' ORDER BY c.relname
+    LOOP
+        began := extract(epoch FROM to_timestamp(oldest || ' 00+00', 'YYYYMMDD HH24TZH'));
+        EXIT WHEN began + 2 * 86400 > at; -- a day's ids may come a little late
+        CONTINUE WHEN EXISTS (SELECT FROM day WHERE name = oldest AND look_at > at);
+        from_id := lowest_id(began);
+        to_id := lowest_id(began + 86400);
+        EXECUTE format('SELECT max(expires_at) FROM done_%s', oldest) INTO ended;
+        IF EXISTS (
+            SELECT FROM job j WHERE j.id >= from_id AND j.id < to_id
+            AND NOT EXISTS (SELECT FROM done d WHERE d.id = j.id AND d.id >= from_id AND d.id < to_id)
+        ) THEN
+            ended := at + 86400; -- something still waits or runs
+        END IF;
+        IF ended > at THEN
+            INSERT INTO day(name, low, high, look_at) VALUES (oldest, from_id, to_id, ended)
+            ON CONFLICT (name) DO UPDATE SET look_at = excluded.look_at;
+            CONTINUE;
+        END IF;
+        BEGIN
+            EXECUTE format('ALTER TABLE job DETACH PARTITION job_%s', oldest);
+            EXECUTE format('ALTER TABLE done DETACH PARTITION done_%s', oldest);
+        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+            RETURN NULL;
+        END;
+        RETURN oldest;
+    END LOOP;
+    RETURN NULL;
+END $$;
+
+-- Drop days that were taken off: with all that belongs to their jobs. Those that came to life again in the last moment
+-- are put back. Answers the blobs that nobody needs any more.
+CREATE OR REPLACE FUNCTION {schema}.drop_days() RETURNS text[]
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET lock_timeout = '200ms' AS $$
+#variable_conflict use_column
+DECLARE
+    gone text;
+    lowest uuid;
+    highest uuid;
+    freed text[];
+    blobs text[] := '{}';
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.partitions', 0)) THEN
         RETURN '{}';
     END IF;
-    low := lowest_id(extract(epoch FROM to_date(name, 'YYYYMMDD'))::double precision);
-    high := lowest_id(extract(epoch FROM to_date(name, 'YYYYMMDD'))::double precision + 86400);
-    BEGIN
-        -- Nobody may retry one of them, or enqueue one again, while it is decided.
-        EXECUTE format('LOCK TABLE job_%s, done_%s IN ACCESS EXCLUSIVE MODE', name, name);
-        EXECUTE format('SELECT max(expires_at) FROM done_%s', name) INTO ended;
-        IF ended > at THEN
-            RETURN '{}';
-        END IF;
-        IF EXISTS (SELECT FROM job j WHERE id >= low AND id < high
-                   AND NOT EXISTS (SELECT FROM done d WHERE d.id = j.id)) THEN
-            RETURN '{}';
-        END IF;
-        EXECUTE format('DROP TABLE job_%s, done_%s', name, name);
-    EXCEPTION WHEN lock_not_available THEN
-        RETURN '{}';
-    END;
-    DELETE FROM attempt WHERE id >= low AND id < high;
-    DELETE FROM note WHERE id >= low AND id < high;
-    DELETE FROM log WHERE id >= low AND id < high;
-    DELETE FROM cancel WHERE id >= low AND id < high;
-    WITH gone AS (DELETE FROM blob WHERE id >= low AND id < high RETURNING blob)
-    SELECT array_agg(DISTINCT blob) INTO blobs FROM gone;
-    RETURN ARRAY(SELECT b FROM unnest(blobs) b WHERE NOT EXISTS (SELECT FROM blob WHERE blob.blob = b) ORDER BY b);
+    FOR gone IN
+        SELECT substr(c.relname, 5) FROM pg_class c
+        WHERE c.relnamespace = current_schema()::regnamespace AND c.relname ~ '^job_[0-9]{8}$' AND NOT c.relispartition
+    LOOP
+        CONTINUE WHEN to_regclass('done_' || gone) IS NULL;
+        EXECUTE format(
+            'INSERT INTO job SELECT j.* FROM job_%1$s j WHERE NOT EXISTS (SELECT FROM done_%1$s d WHERE d.id = j.id)',
+            gone
+        );
+        EXECUTE format('SELECT min(id::text)::uuid, max(id::text)::uuid FROM job_%s', gone) INTO lowest, highest;
+        EXECUTE format('DROP TABLE job_%1$s, done_%1$s', gone);
+        DELETE FROM day WHERE name = gone;
+        DELETE FROM attempt a WHERE id BETWEEN lowest AND highest AND NOT EXISTS (SELECT FROM job WHERE job.id = a.id);
+        DELETE FROM note a WHERE id BETWEEN lowest AND highest AND NOT EXISTS (SELECT FROM job WHERE job.id = a.id);
+        DELETE FROM log a WHERE id BETWEEN lowest AND highest AND NOT EXISTS (SELECT FROM job WHERE job.id = a.id);
+        DELETE FROM cancel a WHERE id BETWEEN lowest AND highest AND NOT EXISTS (SELECT FROM job WHERE job.id = a.id);
+        WITH unneeded AS (
+            DELETE FROM blob a WHERE id BETWEEN lowest AND highest AND NOT EXISTS (SELECT FROM job WHERE job.id = a.id)
+            RETURNING blob
+        )
+        SELECT array_agg(DISTINCT blob) INTO freed FROM unneeded;
+        blobs := blobs || freed;
+    END LOOP;
+    RETURN ARRAY(SELECT DISTINCT b FROM unnest(blobs) b WHERE NOT EXISTS (SELECT FROM blob WHERE blob.blob = b) ORDER BY b);
 END $$;

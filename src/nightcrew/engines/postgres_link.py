@@ -15,7 +15,7 @@ import struct
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import psycopg
 from psycopg import AsyncConnection, errors
@@ -79,7 +79,7 @@ class Address:
         if pooler not in ("", "transaction"):
             raise ConfigurationError(f'expected `pooler` to be "transaction" or absent, got {pooler!r}')
         self.is_pooled = pooler == "transaction"
-        plain = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(options), ""))
+        plain = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(options, quote_via=quote), ""))
         try:
             given = conninfo_to_dict(plain)
         except psycopg.ProgrammingError as error:
@@ -237,7 +237,10 @@ class Link:
 
         async def run(connection: AsyncConnection[Any]) -> list[list[tuple[Any, ...]]]:
             async with connection.transaction():
-                await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                # All that is looked at is reached by an index; a table that was small when a plan was made may grow.
+                await connection.execute(
+                    "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL enable_seqscan = off"
+                )
                 return [
                     await (await connection.execute(statement, parameters)).fetchall()
                     for statement, parameters in statements

@@ -129,7 +129,7 @@ END $$;
 
 -- Make jobs ready that have become due; a bounded number, the longest due first.
 CREATE OR REPLACE FUNCTION {schema}.stage(moment double precision DEFAULT NULL) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     at double precision := now_or(moment);
     staged integer;
@@ -303,7 +303,7 @@ END $$;
 -- The endings that are no plain success, of claims that are locked: they take their members out.
 CREATE OR REPLACE FUNCTION {schema}.settle_others(claims bigint[], others json, at double precision)
 RETURNS integer[]
-LANGUAGE plpgsql SET search_path = {schema}, pg_temp SET enable_mergejoin = off AS $$
+LANGUAGE plpgsql SET search_path = {schema}, pg_temp SET enable_mergejoin = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
     refused integer[];
@@ -366,7 +366,7 @@ END $$;
 
 -- Which of these grants were settled before by whoever held them: the answer got lost. NULL where there is none.
 CREATE OR REPLACE FUNCTION {schema}.settled(asked_ids uuid[], asked_fences integer[]) RETURNS boolean[]
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = {schema}, pg_temp SET enable_seqscan = off AS $$
     SELECT array_agg(
         EXISTS (SELECT FROM done WHERE done.id = a.id AND done.fence = a.fence)
         OR EXISTS (SELECT FROM attempt WHERE attempt.id = a.id AND attempt.fence = a.fence) ORDER BY n
@@ -375,7 +375,7 @@ $$;
 
 -- Store what running jobs say where the fence still holds; answer for each whether it did.
 CREATE OR REPLACE FUNCTION {schema}.report(claims bigint[], reports json, most integer) RETURNS boolean[]
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
     r record;
@@ -443,7 +443,7 @@ END $$;
 
 -- Take a worker off the list. One that still holds grants is left to be rescued.
 CREATE OR REPLACE FUNCTION {schema}.retire(who text) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
+LANGUAGE sql SECURITY DEFINER SET search_path = {schema}, pg_temp SET enable_seqscan = off AS $$
     UPDATE worker SET state = CASE WHEN EXISTS (SELECT FROM claim WHERE claim.worker = worker.n)
         THEN 'dead' ELSE 'gone' END
     WHERE id = who AND state = 'live'
@@ -454,7 +454,7 @@ $$;
 CREATE OR REPLACE FUNCTION {schema}.sweep(
     number bigint, who text, dead text[], most integer, moment double precision DEFAULT NULL
 ) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     at double precision := now_or(moment);
     me worker;
@@ -493,7 +493,7 @@ CREATE OR REPLACE FUNCTION {schema}.swept(number bigint) RETURNS TABLE (
     crashes integer, losses integer, max_attempts integer, rerun boolean, codec integer, claim bigint, extras text,
     worker text, former integer, journal text, cancelled boolean
 )
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = {schema}, pg_temp SET enable_seqscan = off AS $$
     SELECT j.place, upper(encode(uuid_send(j.id), 'hex')), l.task, l.queue, j.args::text, j.priority, m.fence, m.attempts,
         m.crashes, m.losses, j.max_attempts, j.rerun, j.codec, c.id, j.extras::text,
         coalesce(w.id, ''), m.fence - c.raised, w.journal, EXISTS (SELECT FROM cancel WHERE cancel.id = j.id)
@@ -508,7 +508,7 @@ $$;
 CREATE OR REPLACE FUNCTION {schema}.prune(
     INOUT hand uuid, most integer, moment double precision DEFAULT NULL, OUT pruned integer, OUT unused text[]
 )
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     at double precision := now_or(moment);
     past uuid;
@@ -547,7 +547,7 @@ END $$;
 -- Cancel a job: at once if it waits, else its worker is asked. Answers done, requested, unchanged or missing.
 CREATE OR REPLACE FUNCTION {schema}.cancel_job(which uuid, keep double precision, moment double precision DEFAULT NULL)
 RETURNS text
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     at double precision := now_or(moment);
     body job;
@@ -585,7 +585,7 @@ END $$;
 
 -- Run a failed or cancelled job again, with its attempts counted anew.
 CREATE OR REPLACE FUNCTION {schema}.retry_job(which uuid, moment double precision DEFAULT NULL) RETURNS text
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     at double precision := now_or(moment);
     body job;

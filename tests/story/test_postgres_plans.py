@@ -1,0 +1,151 @@
+"""No statement that a job passes reads history, however long it is: shown by the server's own plans."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from nightcrew.engine import Filter, Verb, WorkerStatus
+from nightcrew.engines.postgres import PostgresEngine
+from nightcrew.engines.postgres_link import Address
+from nightcrew.job import JobState, Report
+from nightcrew.testing.conformance.stage import Hand, a_job, failed, put, returned, won
+
+pytestmark = pytest.mark.postgres
+
+HISTORY = 60_000
+FEW = 500
+"""Rows that may be read whole: a table that is empty, or nearly."""
+LONG = ("job", "done", "ready", "again", "later", "attempt", "note", "log", "blob")
+"""What may be read by index only: a claim's own rows, and never one after the other."""
+
+# As many jobs as a store has after a while, most of them over; some streams long and some short.
+SEED = """
+    INSERT INTO {s}.lane(queue, task, label)
+        SELECT 'q' || n, 'work', '"work","q' || n || '"' FROM generate_series(1, 20) n;
+    INSERT INTO {s}.stream(id) SELECT l.id::bigint << 8 | p FROM {s}.lane l, unnest(ARRAY[50, 100, 150]) p;
+    INSERT INTO {s}.job(id, place, lane, priority, created_at, due_at, max_attempts, rerun, codec, args)
+        SELECT overlay({s}.lowest_id({s}.now_or(NULL) - (n % 80000))::text placing '7' from 15 for 1)::uuid
+               , nextval('{s}.place'), 1 + n % 20, 0, 1.7e9, 1.7e9, 5, true, 1, '{{}}'
+        FROM generate_series(1, {history}) n ON CONFLICT DO NOTHING;
+    INSERT INTO {s}.done(id, state, fence, attempts, crashes, losses, worker, finished_at, expires_at)
+        SELECT id, CASE WHEN place % 50 = 0 THEN 4 ELSE 3 END, 1, 1, 0, 0, 1, 1.7e9, 4e9 FROM {s}.job;
+    INSERT INTO {s}.attempt(id, fence, attempt, outcome, ended_at)
+        SELECT id, 1, 1, 'error', 1.7e9 FROM {s}.done WHERE state = 4;
+    ANALYZE;
+"""
+
+
+class Plans:
+    """An engine whose connections tell the plan of every statement, within functions too."""
+
+    def __init__(self, url: str) -> None:
+        self.address = Address(url)
+        self.engine = PostgresEngine(f"{url}&options={_EXPLAIN}")
+        self.found: list[tuple[str, str]] = []
+
+    def scans(self) -> list[str]:
+        """Reads of whole tables that grow with history."""
+        return sorted({f"{table}: {' '.join(text.split())}" for table, text in self.found})
+
+    def take(self, diagnostic: Any) -> None:
+        """Take what the server says."""
+        text = diagnostic.message_primary or ""
+        _, found, plan = text.partition("plan:\n")
+        if not found:
+            return
+        told = json.loads(plan)
+        for node in nodes(told["Plan"]):
+            table = str(node.get("Relation Name", ""))
+            if node["Node Type"] == "Seq Scan" and table.startswith(LONG) and rows_read(node) > FEW:
+                self.found.append((table, told.get("Query Text", "")))
+
+
+_EXPLAIN = "%20".join(
+    "-c%20" + setting
+    for setting in (
+        "session_preload_libraries%3Dauto_explain",
+        "auto_explain.log_min_duration%3D0",
+        "auto_explain.log_nested_statements%3Don",
+        "auto_explain.log_analyze%3Don",
+        "auto_explain.log_timing%3Doff",
+        "auto_explain.log_format%3Djson",
+        "client_min_messages%3Dlog",
+    )
+)
+
+
+def rows_read(node: dict[str, Any]) -> float:
+    """Rows that a node has read, those that it left out as well."""
+    loops = node.get("Actual Loops", 0)
+    return float(loops * (node.get("Actual Rows", 0) + node.get("Rows Removed by Filter", 0)))
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A plan's nodes."""
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
+
+
+@pytest.fixture
+async def plans(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Plans]:
+    plans = Plans(postgres_url)
+    made = psycopg.AsyncConnection.connect.__func__  # type: ignore[attr-defined]
+
+    async def connect(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        connection = await made(cls, *args, **kwargs)
+        connection.add_notice_handler(plans.take)
+        return connection
+
+    monkeypatch.setattr(psycopg.AsyncConnection, "connect", classmethod(connect))
+    await plans.engine.open()
+    with psycopg.connect(plans.address.conninfo, autocommit=True) as connection:
+        connection.execute(SEED.format(s=plans.address.quoted, history=HISTORY).encode())
+    yield plans
+    await plans.engine.close()
+
+
+async def test_no_statement_on_the_way_of_a_job_reads_history(plans: Plans) -> None:
+    engine = plans.engine
+    hand = Hand(engine)
+    await engine.renew(WorkerStatus(id=hand.id, host="here", boot="b", pid=1))
+    for round_ in range(8):  # often enough that plans are the kept ones
+        jobs = [a_job(queue=f"q{n % 20 + 1}", priority=(n % 3 - 1) * 50) for n in range(60)]
+        plans.found.clear()
+        await engine.enqueue(jobs)
+        await engine.enqueue([jobs[0]])
+        await put(engine, 3, queue="q1", delay=3600.0)
+        grants = await hand.claim(40, queues=["q*"])
+        assert len(grants) == 40
+        await engine.report([Report(grants[0], progress=0.5, text="half", checkpoint=b"{}")])
+        await hand.applied(*[won(grant, b"1") for grant in grants[:20]])
+        await hand.applied(*[returned(grant) for grant in grants[20:30]], *[failed(g) for g in grants[30:]])
+        await hand.beat()
+        await hand.sweep()
+        assert plans.scans() == [], f"round {round_}"
+
+
+async def test_no_look_reads_history(plans: Plans) -> None:
+    engine = plans.engine
+    hand = Hand(engine)
+    await engine.renew(WorkerStatus(id=hand.id, host="here", boot="b", pid=1))
+    jobs = await put(engine, 30, queue="q3")
+    await hand.claim(10, queues=["q*"])
+    plans.found.clear()
+    await engine.get([job.id for job in jobs])
+    await engine.detail(jobs[0].id)
+    for state in (None, *JobState):
+        page = await engine.search(Filter(state=state), limit=20)
+        if page.next:
+            await engine.search(Filter(state=state), limit=20, after=page.next)
+    await engine.stats()
+    await engine.workers()
+    await engine.unused_blobs(["a", "b"])
+    await engine.change([job.id for job in jobs[:12]], Verb.CANCEL)
+    await engine.change([job.id for job in jobs[:12]], Verb.RETRY)
+    assert plans.scans() == []

@@ -103,19 +103,22 @@ def nothing_left_running(pytestconfig: pytest.Config) -> Iterator[None]:
 
 
 def _children(keeper: Keeper | None) -> list[psutil.Process]:
-    """Return the processes below this one that run, but for those of the server that it keeps for all."""
-    found = psutil.Process().children(recursive=True)
-    running = [child for child in found if child.is_running() and _status(child) != psutil.STATUS_ZOMBIE]
-    if keeper is None or keeper.server is None:
-        return running
-    return [child for child in running if not keeper.server.owns(child.pid, _parent(child))]
+    """Return the processes below this one that run, but for servers: those are their fixtures' business."""
+    watcher = keeper.server.watcher_pid if keeper and keeper.server else 0
+    return [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if child.pid != watcher and _is_ours(child)
+    ]
 
 
-def _parent(process: psutil.Process) -> int:
+def _is_ours(process: psutil.Process) -> bool:
     try:
-        return int(process.ppid())
+        return (
+            process.is_running() and process.name() != "postgres" and _status(process) != psutil.STATUS_ZOMBIE
+        )
     except psutil.Error:
-        return 0
+        return False
 
 
 def _status(process: psutil.Process) -> str:

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import secrets
 import signal
 import time
 from collections.abc import Callable
@@ -87,7 +88,7 @@ def declare(app: Nightcrew, ledger: HistoryRecorder) -> None:
         if ctx.attempt <= fails:
             raise ValueError(f"attempt {ctx.attempt} of {n} fails on purpose")
         ledger.note("end", Fields(job=ctx.job_id, fence=ctx.fence, attempts=ctx.attempt))
-        return "x" * grows or str(n)
+        return secrets.token_hex(grows // 2) or str(n)  # what repeats would be packed small
 
 
 def connector(life: Life) -> Callable[[str], Engine]:
@@ -200,7 +201,8 @@ class Crew:
     def start(self, target: Callable[[Life], None] = live, **changes: Any) -> Member:
         """Start another worker process."""
         self._lives += 1
-        life = Life(inc=f"life-{self._lives:04}", url=self.url, histories=str(self.histories), **changes)
+        name = f"life-{self._lives:04}"
+        life = Life(inc=name, histories=str(self.histories), **{"url": self.url, **changes})
         process = self._context.Process(target=target, args=(life,))
         process.start()
         member = Member(process, life)

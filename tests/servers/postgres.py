@@ -188,10 +188,10 @@ class Postgres:
         assert self.process is not None
         return self.process.pid
 
-    def owns(self, pid: int, parent: int) -> bool:
-        """Tell whether a process is one of the server's, by its own id and its parent's."""
-        postmaster = self.process.pid if self.process else 0
-        return pid == self._watcher.pid or postmaster in (pid, parent)
+    @property
+    def watcher_pid(self) -> int:
+        """The id of the process that ends the server when this one dies."""
+        return self._watcher.pid
 
     @property
     def url(self) -> str:

@@ -37,7 +37,11 @@ class WorkerProcess:
     def __init__(self, url: str, options: Sequence[str]) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "nightcrew", "worker", "tests.story.errands:app", *options],
-            env={**os.environ, "NIGHTCREW_URL": url, "PYTHONPATH": str(ROOT)},
+            env={
+                **os.environ,
+                "NIGHTCREW_URL": url,
+                "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")]),
+            },
         )
 
     def kill(self) -> None:

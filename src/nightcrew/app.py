@@ -24,6 +24,7 @@ from nightcrew.files import Files
 from nightcrew.job import JobRecord, JobState, NewJob
 from nightcrew.registry import Tasks
 from nightcrew.task import Call, Job
+from nightcrew.transaction import astore_in, shared, store_in
 
 T = TypeVar("T")
 
@@ -139,15 +140,24 @@ class Nightcrew(Tasks):
     def enqueue_many(self, calls: Iterable[Call[T]]) -> list[Job[T]]:
         """Enqueue ``[task.call(1), task.using(priority=3).call(2)]`` together: all or none.
 
-        More than the engine takes at once (10,000) go in several batches, each all or none.
+        More than the engine takes at once (10,000) go in several batches, each all or none. Calls made with
+        `using(connection=...)` must all have the same one; they are stored within its transaction.
         """
         made = [(call, call.new_job()) for call in calls]
-        return self._made(made, self._app.call("enqueue_many", self._app.store, [new for _, new in made]))
+        jobs = [new for _, new in made]
+        transaction = shared(call.transaction for call, _ in made)
+        if transaction is not None:
+            return self._made(made, store_in(self._app, transaction, jobs, "enqueue_many"))
+        return self._made(made, self._app.call("enqueue_many", self._app.store, jobs))
 
     async def aenqueue_many(self, calls: Iterable[Call[T]]) -> list[Job[T]]:
         """As `enqueue_many`, awaited."""
         made = [(call, call.new_job()) for call in calls]
-        return self._made(made, await self._app.hop(self._app.store, [new for _, new in made]))
+        jobs = [new for _, new in made]
+        transaction = shared(call.transaction for call, _ in made)
+        if transaction is not None:
+            return self._made(made, await astore_in(self._app, transaction, jobs))
+        return self._made(made, await self._app.hop(self._app.store, jobs))
 
     def _made(self, made: list[tuple[Call[T], NewJob]], existing: list[JobRecord | None]) -> list[Job[T]]:
         return [

@@ -16,7 +16,19 @@ from typing import Any, ParamSpec, TypeVar
 import msgspec
 
 from nightcrew.connect import connect, connect_blobs
-from nightcrew.engine import Changed, Engine, Enqueued, Filter, Stats, Topic, Verb, WorkerInfo
+from nightcrew.engine import (
+    Changed,
+    Engine,
+    Enqueued,
+    Filter,
+    Joinable,
+    Joining,
+    Request,
+    Stats,
+    Topic,
+    Verb,
+    WorkerInfo,
+)
 from nightcrew.errors import ConfigurationError, EngineClosed, JobNotFound, ResultNotReady
 from nightcrew.files import SPILLED, spill, unspill
 from nightcrew.job import FINAL, JobDetail, JobRecord, NewJob
@@ -170,14 +182,42 @@ class AppClient:
                 done.extend(await engine.enqueue(jobs[start : start + size]))
         if Enqueued.EXISTING not in done:
             return [None] * len(done)
-        return await self._existing(engine, jobs, done)
+        return await self.existing(jobs, done)
 
-    async def _existing(
-        self, engine: Engine, jobs: Sequence[NewJob], done: list[Enqueued]
-    ) -> list[JobRecord | None]:
+    async def existing(self, jobs: Sequence[NewJob], done: list[Enqueued]) -> list[JobRecord | None]:
+        """The jobs that were there already: None for the others, and for what nobody else can see yet."""
+        engine = await self.ready()
         ids = [job.id for job, what in zip(jobs, done, strict=True) if what is Enqueued.EXISTING]
         found = dict(zip(ids, await engine.get(ids), strict=True))
         return [found.get(job.id) for job in jobs]
+
+    async def prepare(self, jobs: Sequence[NewJob]) -> tuple[Joining, list[tuple[Sequence[NewJob], Request]]]:
+        """Make ready to store jobs in a transaction of the caller's, in batches as large as the engine takes.
+
+        Raises `ConfigurationError` for an engine that none can join.
+        """
+        engine = await self.ready()
+        if not isinstance(engine, Joinable):
+            raise ConfigurationError(
+                f"expected a store on PostgreSQL for `connection`, got {self.url.partition(':')[0]}, whose "
+                "transactions cannot be joined; leave it away, or move the app's URL to PostgreSQL"
+            )
+        joining, limits = engine.join(), engine.limits
+        whole = [await self._spilled(job) if len(job.args) > self._inline else job for job in jobs]
+        parts: list[Sequence[NewJob]] = [
+            whole[start : start + limits.batch] for start in range(0, len(whole), limits.batch)
+        ]
+        return joining, [(part, await joining.enqueue(part)) for part in parts]
+
+    def hint(self, delay: float) -> None:
+        """Tell workers that jobs are ready, after so many seconds. From any thread; waits for nothing."""
+
+        async def ring() -> None:
+            await asyncio.sleep(delay)
+            if self._is_open_here() and isinstance(engine := self.engine, Joinable):
+                engine.join().ring()
+
+        self.portal.post(ring)
 
     async def _spilled(self, job: NewJob) -> NewJob:
         args, blobs = await spill(self.blob_store, job.args, self._inline)
@@ -331,11 +371,14 @@ def _close_at_exit(reference: weakref.ref[AppClient]) -> None:
 _PATTERN = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
+_BYTES = [f"{n:02x}" for n in range(256)]
+
+
 class _Ids:
     """One process's source of ids: strictly growing, and begun anew after a fork.
 
     Every enqueue waits for one, so what many have in common is worked out once: the text of a
-    millisecond, and a store of random digits. Not secrets, only unique: a job id opens nothing.
+    millisecond, and a store of random tails. Not secrets, only unique: a job id opens nothing.
     """
 
     def __init__(self) -> None:
@@ -348,26 +391,25 @@ class _Ids:
         self._millisecond = 0
         self._prefix = ""
         self._counter = 0
-        self._random = ""
-        self._used = 0
+        self._middle = ""
+        self._tails: list[str] = []
 
     def next(self) -> str:
         with self._lock:
             now = time.time_ns() // 1_000_000
-            self._counter += 1
+            self._counter = counter = self._counter + 1
             # 12 bits of counter, so that ids made within a millisecond sort in the order in which they
             # were made; when they are used up, or the clock goes back, it counts on in the next one.
-            if now > self._millisecond or self._counter > 0xFFF:
+            if now > self._millisecond or counter > 0xFFF:
                 self._millisecond = max(now, self._millisecond + 1)
-                self._counter = 0
+                self._counter = counter = 0
+            if not counter & 0xFF:
                 text = f"{self._millisecond:012x}"
-                self._prefix = f"{text[:8]}-{text[8:]}-7"
-            used = self._used
-            if used >= len(self._random):
-                self._random, used = os.urandom(7_500).hex(), 0
-            self._used = used + 15
-            tail = self._random[used : used + 15]
-            return f"{self._prefix}{self._counter:03x}-8{tail[:3]}-{tail[3:]}"
+                self._prefix = f"{text[:8]}-{text[8:]}-7{counter >> 8:x}"
+            if not self._tails:
+                self._middle = f"-8{os.urandom(2).hex()[:3]}-"
+                self._tails = os.urandom(6 * 256).hex("-", 6).split("-")
+            return f"{self._prefix}{_BYTES[counter & 0xFF]}{self._middle}{self._tails.pop()}"
 
 
 new_id = _Ids().next

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -275,4 +275,80 @@ class Engine(Protocol):
     # act
     async def change(self, ids: Sequence[str], verb: Verb) -> list[Changed]:
         """Cancel or retry jobs."""
+        ...
+
+
+# --- in a transaction of somebody else's --------------------------------------------------------------
+
+
+class Request(Struct, frozen=True):
+    """One statement to be run on a connection of the caller's own, within their transaction.
+
+    Sans I/O: whoever holds the connection runs it, in the way of its library, and gives back the rows.
+    """
+
+    statement: str
+    """With ``$1``, ``$2``, … in order, each once."""
+    parameters: tuple[str | None, ...]
+    """Each a text, which the statement converts: so every library sends them alike."""
+    where: str
+    """The store that it is for, in words."""
+
+
+Rows = Sequence[Sequence[Any]]
+
+
+class Fate(StrEnum):
+    """What has become of a grant that was finished in a transaction of the job's own."""
+
+    OPEN = "open"
+    """That transaction has not ended."""
+    HELD = "held"
+    """It was rolled back: the grant is as it was."""
+    SETTLED = "settled"
+    """It was committed."""
+    LOST = "lost"
+    """Somebody else has the job."""
+
+
+class Joining(Protocol):
+    """The writes of an engine that can be a part of a transaction that somebody else begins and ends."""
+
+    async def enqueue(self, jobs: Sequence[NewJob]) -> Request:
+        """Make ready to store jobs: what their transaction would lock for others is done beforehand.
+
+        As many as `EngineLimits.batch`.
+        """
+        ...
+
+    def enqueued(self, jobs: Sequence[NewJob], rows: Rows) -> list[Enqueued]:
+        """Read the answer to that request."""
+        ...
+
+    async def finish(self, transition: Transition) -> Request:
+        """Make ready to settle a grant, which this sets apart: its `claim` is another afterwards.
+
+        Raises `LeaseLost` when it is not held any more.
+        """
+        ...
+
+    def finished(self, rows: Rows) -> bool:
+        """Read the answer to that request: False where the lease was lost."""
+        ...
+
+    async def fate(self, grant: Grant) -> Fate:
+        """Look at what became of a grant for which `finish` was asked. Waits for no transaction."""
+        ...
+
+    def ring(self) -> None:
+        """Give workers the hint that jobs are ready."""
+        ...
+
+
+@runtime_checkable
+class Joinable(Protocol):
+    """An engine whose database the caller's own connections may lead to as well."""
+
+    def join(self) -> Joining:
+        """What can be done in a transaction of the caller's. Raises `EngineClosed`."""
         ...

@@ -192,3 +192,4 @@ class CallSettings(TypedDict, total=False):
     keep_result: Duration
     tags: Iterable[str]
     correlation_id: str
+    connection: object

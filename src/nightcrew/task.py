@@ -22,6 +22,8 @@ from nightcrew.location import importable_main, leads_to
 from nightcrew.options import CallSettings, Duration, TaskOptions, seconds
 from nightcrew.storable import find_blobs
 from nightcrew.template import Template
+from nightcrew.transaction import Client as JoiningClient
+from nightcrew.transaction import Transaction, astore_in, store_in
 
 P = ParamSpec("P")
 C = ParamSpec("C")
@@ -30,20 +32,8 @@ T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
 
 
-class Client(Protocol):
+class Client(JoiningClient, Protocol):
     """What tasks and job handles need of an app. The awaited methods run on its home loop."""
-
-    def call(
-        self, verb: str, function: Callable[Q, Coroutine[Any, Any, T]], *args: Q.args, **kwargs: Q.kwargs
-    ) -> T:
-        """Run a coroutine function on the home loop, and wait for it in this thread."""
-        ...
-
-    def hop(
-        self, function: Callable[Q, Coroutine[Any, Any, T]], *args: Q.args, **kwargs: Q.kwargs
-    ) -> Coroutine[Any, Any, T]:
-        """Run a coroutine function on the home loop: await what this returns."""
-        ...
 
     async def store(self, jobs: Sequence[NewJob]) -> list[JobRecord | None]:
         """Store jobs; None for each that was created, and the one that was there already for others."""
@@ -292,16 +282,29 @@ class Call(Generic[R_co]):
             CODEC,
         )
 
+    @property
+    def transaction(self) -> Transaction | None:
+        """That of the connection given to `using`."""
+        return self._template.transaction
+
     def enqueue(self) -> Job[R_co]:
         """As `Task.enqueue`."""
         client, new = self._task.client, self.new_job()
-        [existing] = client.call("enqueue", client.store, (new,))
+        transaction = self._template.transaction
+        if transaction is not None:
+            [existing] = store_in(client, transaction, (new,), "enqueue")
+        else:
+            [existing] = client.call("enqueue", client.store, (new,))
         return Job(client, self._task, new.id, new, existing)
 
     async def aenqueue(self) -> Job[R_co]:
         """As `Task.aenqueue`."""
         client, new = self._task.client, self.new_job()
-        [existing] = await client.hop(client.store, (new,))
+        transaction = self._template.transaction
+        if transaction is not None:
+            [existing] = await astore_in(client, transaction, (new,))
+        else:
+            [existing] = await client.hop(client.store, (new,))
         return Job(client, self._task, new.id, new, existing)
 
 
@@ -382,6 +385,8 @@ class Task(Generic[P, R_co]):
         id: of the job; enqueueing the same id again stores nothing and returns the first job.
         queue, priority, retry, timeout, rerun_if_lost, keep_result, tags: as in ``@app.task``.
         correlation_id: a text of yours that the job carries.
+        connection: yours, of psycopg, asyncpg, SQLAlchemy or Django, to the app's own PostgreSQL: the job is
+            stored within its transaction, and is there once you commit. See `docs/transactions.md`.
         """
         return BoundTask(self, Template(self.options, settings))
 

@@ -24,6 +24,7 @@ from nightcrew.options import (
     retry_rule,
     seconds,
 )
+from nightcrew.transaction import Transaction, transaction_on
 
 _TASK_OPTIONS = tuple(TaskSettings.__annotations__)
 _CALL_OPTIONS = tuple(CallSettings.__annotations__)
@@ -34,7 +35,17 @@ MAX_CORRELATION_ID = 500
 class Template:
     """All of a job that does not depend on its arguments."""
 
-    __slots__ = ("delay", "extras", "id", "max_attempts", "priority", "queue", "rerun_if_lost", "run_at")
+    __slots__ = (
+        "delay",
+        "extras",
+        "id",
+        "max_attempts",
+        "priority",
+        "queue",
+        "rerun_if_lost",
+        "run_at",
+        "transaction",
+    )
 
     def __init__(self, options: TaskOptions, settings: CallSettings | None = None) -> None:
         given = _checked_names(settings or {}, _CALL_OPTIONS, f"{options.name}.using(...)")
@@ -45,6 +56,8 @@ class Template:
         self.max_attempts = (rule or options.retry).attempts
         self.rerun_if_lost = _flag(given.get("rerun_if_lost", options.rerun_if_lost), "rerun_if_lost")
         self.run_at, self.delay = _due(given.get("run_after"))
+        connection = given.get("connection")
+        self.transaction: Transaction | None = None if connection is None else transaction_on(connection)
         extras = Extras(
             timeout=timeout_seconds(given.get("timeout")),
             retry=rule,

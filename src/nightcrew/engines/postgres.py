@@ -36,6 +36,7 @@ from nightcrew.engine import (
 )
 from nightcrew.engines import postgres_schema as schema
 from nightcrew.engines.postgres_bounds import Bounds
+from nightcrew.engines.postgres_joining import Joining
 from nightcrew.engines.postgres_link import Address, Bell, Doubles, Link, Listener, closed
 from nightcrew.engines.postgres_look import Look
 from nightcrew.errors import EngineError, LimitExceeded
@@ -263,6 +264,7 @@ class PostgresEngine:
         self._link: Link | None = None
         self._bell: Bell | None = None
         self._look: Look | None = None
+        self._joining: Joining | None = None
         self._steps: list[str] = []
         self._streams = _Streams()
         self._bounds = Bounds()
@@ -290,6 +292,7 @@ class PostgresEngine:
         await link.open()
         self._pid = os.getpid()
         self._bell, self._look = Bell(link), Look(link)
+        self._joining = Joining(link, self._bell, _ENQUEUE, _FINISH, enqueue_arguments, self._now)
         self._link = link
 
     async def close(self) -> None:
@@ -320,6 +323,12 @@ class PostgresEngine:
 
     def _now(self) -> float | None:
         return None if self._clock is None else self._clock.wall()
+
+    def join(self) -> Joining:
+        """What can be done in a transaction on the caller's own connection. Raises `EngineClosed`."""
+        self._open()
+        assert self._joining is not None
+        return self._joining
 
     # hot path
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import threading
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ class Sheet:
         self._folder = folder
         self._pid = 0
         self._count = 0
+        self._lock = threading.Lock()
         # Shown to several: the same bytes as whole numbers and as floats.
         self._ints: Any = None
         self._floats: Any = None
@@ -50,15 +52,16 @@ class Sheet:
         return cls(folder)
 
     def tally(self) -> None:
-        """Count a job of this process."""
-        if os.getpid() != self._pid:  # the first job, or the first after a fork
-            self._open()
-        now = time.monotonic()
-        if self._count == 0:
-            self._floats[1] = now
-        self._count += 1
-        self._floats[2] = now
-        self._ints[0] = self._count
+        """Count a job of this process, which may run jobs in several threads."""
+        with self._lock:
+            if os.getpid() != self._pid:  # the first job, or the first after a fork
+                self._open()
+            now = time.monotonic()
+            if self._count == 0:
+                self._floats[1] = now
+            self._count += 1
+            self._floats[2] = now
+            self._ints[0] = self._count
 
     def stamp(self, number: int) -> None:
         """Note when the job with this number began."""

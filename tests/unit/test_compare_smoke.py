@@ -8,6 +8,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -66,6 +67,19 @@ def test_a_sheet_counts_jobs_of_several_processes(tmp_path: Path) -> None:
     for tally in sheet.tallies():
         assert 0 < tally.first <= tally.last
     assert [stamp > 0 for stamp in sheet.stamps(range(6, 9))] == [False, True, False]
+
+
+def test_a_sheet_counts_jobs_of_several_threads(tmp_path: Path) -> None:
+    sheet = Sheet.make(tmp_path / "sheet")
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            for _ in range(4_000):
+                threads.submit(sheet.tally)
+    finally:
+        sys.setswitchinterval(interval)
+    assert sheet.count() == 4_000
 
 
 class Memory:

@@ -1,0 +1,97 @@
+"""From which place a claim looks: never past what may still come, and not over what is gone."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nightcrew.engines.postgres_bounds import RESCAN, WHOLE, Bounds
+
+S = [1, 2]
+
+
+def test_it_begins_by_looking_at_all() -> None:
+    assert Bounds().ask(S, 0.0) == ([0, 0], [0, 0], True)
+
+
+def test_it_goes_on_where_the_last_claim_began() -> None:
+    bounds = Bounds()
+    bounds.ask(S, 0.0)
+    bounds.learn(S, [1, 40, 2, 7], [1, 90], all_seen=False, mark=(100, 10, 10))
+    assert bounds.ask(S, 0.01) == ([40, 7], [90, 0], False)
+
+
+def test_now_and_then_it_looks_where_late_ones_may_come() -> None:
+    bounds = Bounds()
+    bounds.ask(S, 0.0)
+    bounds.learn(S, [1, 40], [], all_seen=False, mark=(30, 10, 11))
+    bounds.learn(
+        S, [1, 50], [], all_seen=False, mark=(60, 11, 12)
+    )  # whoever wrote at the first mark has ended
+    assert bounds.ask([1], 0.01)[0] == [50]
+    assert bounds.ask([1], 0.01 + RESCAN)[0] == [30]
+    assert bounds.ask([1], 0.02 + RESCAN)[0] == [50]
+
+
+def test_while_somebody_writes_nothing_below_is_left_out() -> None:
+    bounds = Bounds()
+    bounds.ask(S, 0.0)
+    for n in range(5):
+        bounds.learn(S, [1, 40 + n], [], all_seen=True, mark=(30 + n, 10, 11 + n))  # 10 goes on writing
+    assert bounds.ask(S, RESCAN * 2)[0] == [0, 0]
+
+
+def test_what_has_nothing_is_looked_at_from_where_all_is_known() -> None:
+    bounds = Bounds()
+    bounds.ask(S, 0.0)
+    bounds.learn(S, [], [], all_seen=True, mark=(30, 10, 11))
+    bounds.learn(S, [1, 45], [], all_seen=True, mark=(50, 11, 12))
+    assert bounds.ask(S, 0.01) == ([45, 30], [30, 30], False)
+
+
+def test_looking_at_all_is_rare_where_it_is_slow() -> None:
+    bounds = Bounds()
+    assert bounds.ask(S, 0.0)[2]
+    bounds.took(1.0, 1.0)
+    assert not bounds.ask(S, WHOLE + 2.0)[2]
+    assert bounds.ask(S, 501.0)[2]
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_nothing_that_commits_late_is_missed_for_long(data: st.DataObject) -> None:
+    """A model of a store: places are drawn in order, and their transactions end in any order."""
+    bounds, now = Bounds(), 0.0
+    open_writers: dict[int, list[int]] = {}
+    ready: set[int] = set()
+    place = xid = 0
+
+    def claim() -> None:
+        nonlocal now
+        now += data.draw(st.sampled_from([0.001, RESCAN]))
+        [start], _, _ = bounds.ask([1], now)
+        mark = (place, min(open_writers, default=xid + 1), xid + 1)
+        limit = data.draw(st.integers(1, 4))
+        taken = sorted(p for p in ready if p >= start)[:limit]
+        ready.difference_update(taken)
+        bounds.learn([1], [1, taken[0]] if taken else [], [], len(taken) < limit, mark)
+
+    for _ in range(data.draw(st.integers(1, 40))):
+        match data.draw(st.sampled_from(["begin", "draw", "end", "claim"])):
+            case "begin":
+                xid += 1
+                open_writers[xid] = []
+            case "draw" if open_writers:
+                place += 1
+                open_writers[data.draw(st.sampled_from(sorted(open_writers)))].append(place)
+            case "end" if open_writers:
+                ready.update(open_writers.pop(data.draw(st.sampled_from(sorted(open_writers)))))
+            case _:
+                claim()
+    for writes in open_writers.values():
+        ready.update(writes)
+    open_writers.clear()
+    for _ in range(2 * len(ready) + 4):
+        now += RESCAN
+        claim()
+    assert not ready

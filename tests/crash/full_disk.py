@@ -1,6 +1,7 @@
 """What happens on a full disk, told as JSON: run in a mount namespace of its own, with a small disk in it.
 
-Usage: python -m tests.crash.full_disk FOLDER; exits with 77 where it may not mount.
+Usage: python -m tests.crash.full_disk FOLDER ENGINE; exits with 77 where it may not mount. PostgreSQL keeps its tables
+on the small disk, and its log of changes elsewhere: where that one is full, the server ends, as if it were killed.
 """
 
 from __future__ import annotations
@@ -8,12 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import psycopg
+from psycopg import sql
 
 import nightcrew.client
 import nightcrew.heartbeat
@@ -26,9 +31,11 @@ from nightcrew.testing.checker import check_directory, read_dump
 from nightcrew.testing.history import HistoryRecorder, read_history
 from nightcrew.worker import Worker
 from tests.crash.crew import Life, connector, declare
+from tests.servers.postgres import Postgres
 from tests.waiting import await_until
 
-SIZE = "12m"
+SIZE = {"sqlite": "12m", "postgres": "24m"}
+"""A schema has some hundred files before it holds a job."""
 FILLER = 5_000_000
 MAY_NOT = 77
 
@@ -41,7 +48,8 @@ async def fill(engine: Engine, size: int) -> tuple[list[str], list[str], str]:
     """Enqueue until the disk is full; return the acknowledged ids, those refused, and what the error said."""
     stored: list[str] = []
     while True:
-        batch = [a_job(n=1, text="x" * size) for _ in range(3)]
+        # What repeats would be packed small.
+        batch = [a_job(n=1, text=secrets.token_hex(size // 2)) for _ in range(3)]
         ids = [job.id for job in batch]
         try:
             await engine.enqueue(batch)
@@ -62,9 +70,24 @@ def count(history: Path, f: str, kind: str) -> int:
     return sum(record.f == f and record.type == kind for record in read_history(history))
 
 
-async def scenario(folder: Path, disk: Path) -> dict[str, Any]:
+@contextlib.contextmanager
+def store(engine: str, disk: Path) -> Iterator[str]:
+    """Return the address of a store on the small disk."""
+    if engine == "sqlite":
+        yield f"sqlite:///{disk / 'jobs.db'}"
+        return
+    with Postgres() as server:
+        tables = disk / "tables"
+        tables.mkdir(mode=0o700)
+        with psycopg.connect(server.url, autocommit=True) as db:
+            db.execute(sql.SQL("CREATE TABLESPACE small LOCATION {}").format(str(tables)))
+            db.execute("ALTER DATABASE postgres SET default_tablespace = small")
+        yield f"{server.url}&schema=nightcrew"
+
+
+async def scenario(folder: Path, disk: Path, url: str) -> dict[str, Any]:
     """Fill it, look, and free some space while a worker is at work."""
-    life = Life(inc="client", url=f"sqlite:///{disk / 'jobs.db'}", histories=str(folder / "histories"))
+    life = Life(inc="client", url=url, histories=str(folder / "histories"))
     connected = connector(life)
     for module in (nightcrew.client, nightcrew.heartbeat):
         vars(module)["connect"] = connected
@@ -110,17 +133,18 @@ async def scenario(folder: Path, disk: Path) -> dict[str, Any]:
     return seen
 
 
-def main(folder: Path) -> int:
+def main(folder: Path, engine: str) -> int:
     """Mount the small disk (the namespace takes it down again), and tell what was seen."""
     disk = folder / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE[engine]}", "tmpfs", str(disk)]
     if subprocess.run(mount, check=False).returncode:
         return MAY_NOT
     logging.disable(logging.ERROR)
-    sys.stdout.buffer.write(msgspec.json.encode(asyncio.run(scenario(folder, disk))))
+    with store(engine, disk) as url:
+        sys.stdout.buffer.write(msgspec.json.encode(asyncio.run(scenario(folder, disk, url))))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))

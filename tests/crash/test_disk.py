@@ -12,17 +12,21 @@ import msgspec
 import pytest
 
 from tests.crash.full_disk import MAY_NOT
+from tests.parts import need_postgres_programs
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_full_disk(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def test_a_full_disk(tmp_path: Path, engine: str) -> None:
+    if engine == "postgres":
+        need_postgres_programs()
     unshare = shutil.which("unshare")
     if unshare is None:
         pytest.skip("a small disk is mounted in a namespace of its own, for which this needs `unshare`")
     namespace = ["--mount"] if os.geteuid() == 0 else ["--user", "--map-root-user", "--mount"]
     ran = subprocess.run(
-        [unshare, *namespace, sys.executable, "-m", "tests.crash.full_disk", str(tmp_path)],
+        [unshare, *namespace, sys.executable, "-m", "tests.crash.full_disk", str(tmp_path), engine],
         cwd=ROOT,
         capture_output=True,
         timeout=100,

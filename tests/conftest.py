@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 
 from tests.parts import ADVICE, MISSING, need
+from tests.servers.pgbouncer import PgBouncer
 from tests.servers.sharing import Keeper, Schemas
 
 # Two processes share two cores here, so how long one example takes says nothing.
@@ -64,6 +65,19 @@ def postgres_url(schemas: Schemas, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     url = schemas.new_url()
     yield url
     schemas.done(url)
+
+
+@pytest.fixture(scope="session")
+def pooler() -> Iterator[PgBouncer]:
+    """Return PgBouncer in transaction mode before the server of the run."""
+    with PgBouncer(need("pgbouncer"), need("postgres")) as pooler:
+        yield pooler
+
+
+@pytest.fixture
+def pooled_url(pooler: PgBouncer, postgres_url: str) -> str:
+    """Return the URL of a store on PostgreSQL behind a pooler."""
+    return pooler.url(postgres_url)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
-"""The parts of a machine that some tests need: a browser, LibreOffice, PostgreSQL.
+"""The parts of a machine that some tests need: a browser, LibreOffice, PostgreSQL, PgBouncer.
 
 A test whose part is missing is left out with the reason, and listed at the end of the run; where
-`REQUIRE=browser,office,postgres` names the part (as CI does), it fails instead.
+`REQUIRE=browser,office,pgbouncer,postgres` names the part (as CI does), it fails instead.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ MISSING = "part missing: "
 ADVICE = {
     "browser": "./run test --yes installs one where there is apt; or install Chromium, Chrome or Edge",
     "office": "./run demo --yes installs LibreOffice where there is apt",
+    "pgbouncer": "./run test --yes installs it where there is apt; or install PgBouncer",
     "postgres": postgres.ADVICE,
 }
 
@@ -49,6 +50,8 @@ def need(part: str) -> str:
             found = run.find_browser() if run.driver_starts() else None
         case "office":
             found = run.find_office()
+        case "pgbouncer":
+            found = run.find_pgbouncer()
         case "postgres":
             try:
                 return sharing.shared_url()

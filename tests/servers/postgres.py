@@ -168,7 +168,7 @@ class Postgres:
         self._tcp = tcp
         self._password = secrets.token_urlsafe(16)
         self._disguise = disguise()
-        self._watcher = Watcher(self.data, self.folder)
+        self._watcher = Watcher(self.data / "postmaster.pid", self.folder)
 
     def __enter__(self) -> Self:
         try:
@@ -366,12 +366,13 @@ def end_of(log: Path) -> str:
 class Watcher:
     """A process that outlives the one which started a server: when that one dies, it ends the server.
 
-    It reads a pipe that only its parent holds open: the kernel closes it, however the parent ends.
+    It reads a pipe that only its parent holds open: the kernel closes it, however the parent ends. What it ends
+    then is the process whose id is in `number`; and `folder` it removes.
     """
 
-    def __init__(self, data: Path, folder: Path) -> None:
+    def __init__(self, number: Path, folder: Path) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", WATCH, str(data), str(folder)],
+            [sys.executable, "-I", "-S", "-c", WATCH, str(number), str(folder)],
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
@@ -394,14 +395,14 @@ class Watcher:
 WATCH = """
 import os, shutil, signal, sys, time
 if not os.read(0, 1):
-    data, folder = sys.argv[1:]
+    number, folder = sys.argv[1:]
     def pid():
         try:
-            with open(data + "/postmaster.pid") as file:
+            with open(number) as file:
                 pid = int(file.readline())
             os.kill(pid, 0)
             # Else it died without removing its file, and somebody else has its number.
-            if os.path.exists("/proc/self/comm") and open(f"/proc/{pid}/comm").read().strip() != "postgres":
+            if os.path.exists("/proc/self/comm") and not open(f"/proc/{pid}/comm").read().startswith(("postgres", "pgbouncer")):
                 return 0
             return pid
         except (OSError, ValueError):

@@ -38,7 +38,7 @@ def days(url: str, table: str = "job") -> list[str]:
 def rows_of(url: str, table: str) -> int:
     address = Address(url)
     with psycopg.connect(address.conninfo, autocommit=True) as connection:
-        found = connection.execute(f'SELECT count(*) FROM "{address.schema}".{table}'.encode()).fetchone()  # noqa: S608
+        found = connection.execute(f'SELECT count(*) FROM "{address.schema}".{table}'.encode()).fetchone()
         assert found is not None
         return int(found[0])
 

@@ -443,7 +443,8 @@ class PostgresEngine:
         grants = [] if granted is None else await self._grants_of(granted, which)
         if last_place is not None:  # else this was the answer to a call made before
             mark = (last_place, int(oldest_writer), int(next_writer))
-            self._bounds.learn(streams, began or [], began_again or [], len(grants) < request.limit, mark)
+            all_seen = len(grants) < request.limit
+            self._bounds.learn(streams, (bounds, agains), (began or [], began_again or []), all_seen, mark)
         if not grants and newest is not None and newest != self._streams.newest:
             return None
         return Claimed(grants, next_due)

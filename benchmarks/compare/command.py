@@ -66,7 +66,9 @@ def main(argv: Sequence[str]) -> int:
             for name in chosen.only or list(PARTS):
                 known = len(report.sections)
                 PARTS[name](field, report, amount)
-                report.sections[known:] = [section for section in report.sections[known:] if section.figures]
+                report.sections[known:] = [
+                    section for section in report.sections[known:] if section.figures or section.notes
+                ]
                 for section in report.sections[known:]:
                     print_section(section)
         except Stuck as error:

@@ -48,6 +48,11 @@ class Ground:
         self.version: str = self.value("SHOW server_version")
         self.statements = self._has_statements()
 
+    @property
+    def pooled(self) -> bool:
+        """Whether its databases are reached through a transaction pooler."""
+        return False
+
     def value(self, query: LiteralString, *arguments: object) -> str:
         """Ask the server for one value, as text."""
         row = self._admin.execute(query, arguments or None).fetchone()
@@ -228,6 +233,11 @@ class _Behind(Ground):
     def __init__(self, ground: Ground, outside: str) -> None:
         super().__init__(ground.url, ground.place)
         self._outside = outside
+
+    @property
+    def pooled(self) -> bool:
+        """Through PgBouncer."""
+        return True
 
     @contextmanager
     def database(self, name: str) -> Iterator[str]:

@@ -20,6 +20,8 @@ from benchmarks.report import Report, Section
 RIVALS = ("pgqueuer", "oban")
 """The fastest, and one that settles jobs by themselves; beside Nightcrew where everybody would take hours."""
 PROCESSES = (1, 2, 4)
+SLACK = 300.0
+"""Seconds that a feed may last longer than the measurement, which ends it."""
 INTERVALS = 10
 """Into how many parts the time of a pinned snapshot is divided, to see a trend."""
 PINNED = "while a snapshot is pinned for"
@@ -224,7 +226,7 @@ def _pinned_one(field: Field, contestant: Contestant, section: Section, amount: 
     with field.fresh(contestant) as asking:
         asking.ask("fill", BACKLOG)
         field.ground.settle(asking.url)
-        with asking.working() as work, asking.asked("feed", amount.pinned + 3 * part, BACKLOG) as feeding:
+        with asking.working() as work, asking.asked("feed", amount.pinned + SLACK, BACKLOG) as feeding:
             while not asking.sheet.count():
                 work.check()
                 time.sleep(0.05)

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from benchmarks.compare import sheet
 
 URL = "COMPARE_URL"
+POOLED = "COMPARE_POOLED"
 PATIENCE = 240.0
 """Seconds after which jobs are taken for stuck."""
 CALLERS = 100
@@ -111,6 +112,11 @@ class Peer(Protocol):
 def url() -> str:
     """Return the address of the contestant's database."""
     return os.environ[URL]
+
+
+def pooled() -> bool:
+    """Tell whether a transaction pooler stands before the database, which may not keep what is prepared."""
+    return bool(os.environ.get(POOLED))
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:

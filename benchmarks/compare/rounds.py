@@ -15,6 +15,7 @@ from benchmarks.compare.asking import Asking, Work, complain
 from benchmarks.compare.contestants import NIGHTCREW, Contestant
 from benchmarks.compare.environments import Missing, interpreter
 from benchmarks.compare.ground import Ground, redis
+from benchmarks.compare.peering import POOLED
 from benchmarks.pickup import pauses
 from benchmarks.place import Place, Stuck
 from benchmarks.report import Report, Section, percentile
@@ -105,6 +106,8 @@ class Field:
         """Yield a contestant on an empty store, with its schema."""
         python = self._pythons[contestant.name]
         more = {"COMPARE_BATCH": str(self.batch)}
+        if ground and ground.pooled:
+            more[POOLED] = "yes"
         with contextlib.ExitStack() as stack:
             if contestant.store == "redis":
                 assert self._redis, "contestants on Redis take part only where there is one"

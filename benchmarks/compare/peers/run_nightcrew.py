@@ -50,6 +50,11 @@ app = Nightcrew()
 app.include(tasks)
 
 
+def address() -> str:
+    """Return the database's address; it says so when a pooler stands before it."""
+    return f"{peering.url()}?pooler=transaction" if peering.pooled() else peering.url()
+
+
 class Client:
     """A program that enqueues."""
 
@@ -100,7 +105,7 @@ class Peer:
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Client]:
         """Connect."""
-        mine = Nightcrew(peering.url())
+        mine = Nightcrew(address())
         mine.include(tasks)
         async with mine:
             yield Client(mine)
@@ -109,5 +114,5 @@ class Peer:
         """Become `nightcrew worker`: a supervisor with its worker processes."""
         argv = [sys.executable, "-m", "nightcrew", "worker", "benchmarks.compare.peers.run_nightcrew:app"]
         processes = os.environ.get("COMPARE_PROCESSES", "1")
-        env = {**os.environ, "NIGHTCREW_URL": peering.url()}
+        env = {**os.environ, "NIGHTCREW_URL": address()}
         os.execve(argv[0], [*argv, "--processes", processes], env)

@@ -108,6 +108,12 @@ class Peer:
 
 
 async def _pool() -> AsyncConnectionPool:
+    if peering.pooled():
+        pool: AsyncConnectionPool = AsyncConnectionPool(
+            peering.url(), min_size=1, max_size=peering.POOL, open=False, kwargs={"prepare_threshold": None}
+        )
+        await pool.open()
+        return pool
     return await Oban.create_pool(peering.url(), min_size=1, max_size=peering.POOL)
 
 

@@ -10,6 +10,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import asyncpg
 from pgqueuer import PgQueuer
@@ -66,7 +67,7 @@ class Peer:
         """As ``pgq install`` and ``pgq autovac``."""
 
         async def make() -> None:
-            connection = await asyncpg.connect(peering.url())
+            connection = await asyncpg.connect(peering.url(), **_options())
             queries = Queries(AsyncpgDriver(connection))
             await queries.install()
             await queries.optimize_autovacuum()
@@ -77,8 +78,10 @@ class Peer:
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Client]:
         """Connect."""
-        async with asyncpg.create_pool(peering.url(), min_size=1, max_size=peering.POOL) as pool:
-            connection = await asyncpg.connect(peering.url())
+        async with asyncpg.create_pool(
+            peering.url(), min_size=1, max_size=peering.POOL, **_options()
+        ) as pool:
+            connection = await asyncpg.connect(peering.url(), **_options())
             yield Client(connection, pool)
             await connection.close()
 
@@ -88,7 +91,7 @@ class Peer:
 
 
 async def _work() -> None:
-    connection = await asyncpg.connect(peering.url())
+    connection = await asyncpg.connect(peering.url(), **_options())
     queue = PgQueuer(AsyncpgDriver(connection))
 
     @queue.entrypoint("noop")
@@ -101,3 +104,7 @@ async def _work() -> None:
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, queue.shutdown.set)
     await queue.run(batch_size=BATCH)
+
+
+def _options() -> dict[str, Any]:
+    return {"statement_cache_size": 0} if peering.pooled() else {}

@@ -36,6 +36,8 @@ class Contestant(Struct, frozen=True):
     """The oldest Python that it runs on."""
     raw: bool = False
     """It is no job system, but the limit that such a one could reach."""
+    enqueues: bool = True
+    """It stores jobs in a way of its own, not in that of another."""
     own_processes: bool = False
     """Its command starts several worker processes itself."""
 
@@ -79,6 +81,7 @@ POSTGRES = (
         _RAW,
         60_000,
         raw=True,
+        enqueues=False,
     ),
     Contestant(
         "raw_asyncpg",

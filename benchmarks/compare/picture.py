@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from html import escape
 
@@ -96,7 +97,7 @@ def as_svg(panels: Sequence[Panel], trends: Sequence[Trend], below: str) -> str:
             parts.append(_text(34, y, text, _INK))
             y += 18
     for panel in panels:
-        y += 22
+        y += 36
         parts.append(_text(16, y, f"{panel.title}", _INK, weight="600", size=14))
         parts.append(_text(_WIDTH - 16, y, panel.unit, _FAINT, anchor="end"))
         most = max((bar.high for bar in panel.bars), default=1.0) or 1.0
@@ -109,8 +110,10 @@ def as_svg(panels: Sequence[Panel], trends: Sequence[Trend], below: str) -> str:
         y += 34
         parts += _trend(trend, y)
         y += _HIGH + 30
-    y += 30
-    parts.append(_text(16, y, below, _FAINT, size=11))
+    y += 18
+    for line in textwrap.wrap(below, 130):
+        y += 15
+        parts.append(_text(16, y, line, _FAINT, size=11))
     body = "\n".join(parts)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{y + 16}" '

@@ -143,7 +143,8 @@ def measure(field: Field, report: Report, amount: Amount) -> None:
         for contestant in order:
             began = time.monotonic()
             try:
-                _enqueue(field, contestant, sections, amount)
+                if contestant.enqueues:
+                    _enqueue(field, contestant, sections, amount)
                 _drain(field, contestant, sections, amount)
             except Stuck as error:
                 field.drop(contestant, error)

@@ -33,6 +33,7 @@ from nightcrew.errors import ConfigurationError, EngineClosed, JobNotFound, Resu
 from nightcrew.files import SPILLED, spill, unspill
 from nightcrew.job import FINAL, JobDetail, JobRecord, NewJob
 from nightcrew.portal import Portal
+from nightcrew.transaction import joining_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -197,12 +198,7 @@ class AppClient:
         Raises `ConfigurationError` for an engine that none can join.
         """
         engine = await self.ready()
-        if not isinstance(engine, Joinable):
-            raise ConfigurationError(
-                f"expected a store on PostgreSQL for `connection`, got {self.url.partition(':')[0]}, whose "
-                "transactions cannot be joined; leave it away, or move the app's URL to PostgreSQL"
-            )
-        joining, limits = engine.join(), engine.limits
+        joining, limits = joining_of(engine), engine.limits
         whole = [await self._spilled(job) if len(job.args) > self._inline else job for job in jobs]
         parts: list[Sequence[NewJob]] = [
             whole[start : start + limits.batch] for start in range(0, len(whole), limits.batch)

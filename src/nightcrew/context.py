@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from nightcrew.codec import decode_value, encode_value
-from nightcrew.errors import ConfigurationError, Stopped
+from nightcrew.codec import Signature, decode_value, encode_value
+from nightcrew.engine import Finished, Request, Rows
+from nightcrew.errors import ConfigurationError, LeaseLost, Stopped
 from nightcrew.job import Grant, LogLine
+from nightcrew.transaction import Transaction, transaction_on, wrong_verb
 
 if TYPE_CHECKING:
     from nightcrew.files import Files
@@ -61,21 +63,36 @@ class Reporter(Protocol):
         ...
 
 
+FinishIn = Callable[[Grant, bytes | None, tuple[str, ...]], Coroutine[Any, Any, Request]]
+"""Makes ready to settle a job with a result (JSON, and the blobs in it) in a transaction of its own code's.
+Runs on the reporter's loop; raises `LeaseLost`."""
+
+
 class Context:
     """A running job, as its own code sees it. Safe to use from any thread of the job."""
 
     __nightcrew_context__: ClassVar[bool] = True
 
     def __init__(
-        self, grant: Grant, reporter: Reporter, *, deadline: float | None = None, blobs: Files | None = None
+        self,
+        grant: Grant,
+        reporter: Reporter,
+        *,
+        deadline: float | None = None,
+        blobs: Files | None = None,
+        finish_in: FinishIn | None = None,
     ) -> None:
         self._grant = grant
         self._reporter = reporter
         self._blobs = blobs
+        self._finish_in = finish_in
+        self._finishing = False
         self._stop = False
         self._stop_reason: str | None = None
         self.deadline = deadline
         """When the attempt must end, as `time.monotonic()` tells it; None is never."""
+        self.signature: Signature | None = None
+        """Of its task: how its result is stored."""
 
     def __repr__(self) -> str:
         return f"<Context of {self.task} {self.job_id}, attempt {self.attempt}>"
@@ -156,11 +173,11 @@ class Context:
         Any value that a task could take as an argument. Raises `LeaseLost` when the job was given to
         another worker: stop then.
         """
-        self._block("save_checkpoint", self._reporter.checkpoint, encode_value(value, "the checkpoint"))
+        self._block("save_checkpoint", self._reporter.checkpoint, self._checkpoint(value))
 
     async def asave_checkpoint(self, value: Any) -> None:
         """As `save_checkpoint`, awaited."""
-        await self._hop(self._reporter.checkpoint, encode_value(value, "the checkpoint"))
+        await self._hop(self._reporter.checkpoint, self._checkpoint(value))
 
     def load_checkpoint(self, kind: Any = Any) -> Any:
         """What was saved last, in this attempt or an earlier one; None if nothing was.
@@ -172,6 +189,79 @@ class Context:
     async def aload_checkpoint(self, kind: Any = Any) -> Any:
         """As `load_checkpoint`, awaited."""
         return _decoded(await self._hop(self._reporter.load_checkpoint), kind)
+
+    def _checkpoint(self, value: Any) -> bytes:
+        if self._finishing:
+            # It would wait for the transaction that waits for it.
+            raise ConfigurationError(
+                f"job {self.job_id} saved a checkpoint after it was finished in a transaction; save it before"
+            )
+        return encode_value(value, "the checkpoint")
+
+    # finishing
+
+    def finish(self, connection: object, result: Any = None) -> None:
+        """Finish the job with `result` in your own transaction, so that the two are one.
+
+        connection: as for `task.using(connection=...)`; to the app's own PostgreSQL. Commit it yourself, soon.
+
+        Raises `LeaseLost` when the job was given to another worker: let it pass, so that the transaction is rolled
+        back. What the function returns does not count any more, and whether the job has succeeded is decided by
+        the transaction alone, whatever happens and whenever it does:
+
+        - before it is committed, nothing has happened. Should the process die, the server rolls it back, and the
+          job is run again as any whose worker died.
+        - rolled back, or never committed: the job is not finished. Once its function has ended, that counts as it
+          ended; if it returned, as an error. So it is tried again, or fails, by its own rules.
+        - committed: it has succeeded. The function may still raise, be cancelled or run out of time; that changes
+          nothing.
+        - not known, as the connection broke in the middle of the commit: the worker asks the store what came of
+          it, and waits until the server itself knows. Called again in a further transaction, this raises
+          `LeaseLost` if the first was committed.
+
+        While the transaction is open nobody else can have the job, but for its worker's being taken for dead
+        before this was called. No other job waits for it. At the isolation levels REPEATABLE READ and
+        SERIALIZABLE, be ready to begin it anew (SQLSTATE 40001), as these ask for: the first time, it may have
+        begun too early to see what this prepares.
+        """
+        transaction = transaction_on(connection)
+        if transaction.is_async:
+            raise wrong_verb(transaction)
+        transaction.check()
+        request = self._block("finish", self._request, *self._encoded(result))
+        self._answered(transaction.run(request))
+
+    async def afinish(self, connection: object, result: Any = None) -> None:
+        """As `finish`, awaited."""
+        transaction: Transaction = transaction_on(connection)
+        transaction.check()
+        request = await self._hop(self._request, *self._encoded(result))
+        self._answered(await transaction.arun(request))
+
+    async def request_finish(self, result: bytes | None, blobs: tuple[str, ...]) -> Request:
+        """Make ready to finish with a result as it is stored. For runners, which ask for a child process."""
+        request: Request = await self._hop(self._request, result, blobs)
+        return request
+
+    def _encoded(self, result: Any) -> tuple[bytes | None, tuple[str, ...]]:
+        if self.signature is None or self._finish_in is None:
+            raise ConfigurationError(
+                f"job {self.job_id} cannot be finished here; call `finish` in the code of a task that a worker runs"
+            )
+        return self.signature.encode_result(result), self.signature.find_blobs(result)
+
+    async def _request(self, grant: Grant, result: bytes | None, blobs: tuple[str, ...]) -> Request:
+        assert self._finish_in is not None
+        request = await self._finish_in(grant, result, blobs)
+        self._finishing = True
+        return request
+
+    def _answered(self, rows: Rows) -> None:
+        if rows[0][0] != Finished.APPLIED:
+            raise LeaseLost(
+                f"job {self.job_id} ({self.task}) is not held by this run any more: it was given to another worker, or "
+                "is finished already; roll back what this run did"
+            )
 
     # stopping
 

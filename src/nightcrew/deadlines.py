@@ -73,6 +73,8 @@ def overdue(runs: Iterable[Run], limit: float) -> list[Run]:
     for run in runs:
         if run.deadline is None or run.deadline >= limit or run.over or run.settled or run.kind == "process":
             continue
+        if run.in_transaction:
+            continue  # to settle it, the heartbeat would have to wait for that transaction
         if run.stop is None:
             run.stop, run.stop_reason = Outcome.TIMED_OUT, f"its time of {run.timeout:g} s is up"
         found.append(run)

@@ -20,6 +20,7 @@ from nightcrew.engine import Claimed, ClaimRequest, Engine, Finished, Topic, Wak
 from nightcrew.errors import EngineClosed, EngineError, LeaseLost
 from nightcrew.execute import Plan, Run, begin_on_loop, fetched, spilled
 from nightcrew.files import SPILLED
+from nightcrew.finishing import Finishing, unless_committed
 from nightcrew.job import Ended, Grant, Outcome, Transition
 from nightcrew.journal import Journal
 from nightcrew.notes import Notes
@@ -71,6 +72,7 @@ class Dispatcher:
         self._elsewhere = Elsewhere(app, sizes, variables, self._delivered)
         self._runs: dict[int, Run] = {}
         """By their places in the journal: one job may run here twice, if its first run does not end."""
+        self._finishing = Finishing(self._engine, self._store, self.notes, self._runs)
         self._deadlines = Deadlines(self._loop, self._interrupt)
         self._results: list[tuple[Transition, int]] = []
         self._flusher: asyncio.Task[None] | None = None
@@ -236,7 +238,8 @@ class Dispatcher:
         return run
 
     def _new_context(self, grant: Grant, deadline: float | None) -> Context:
-        return Context(grant, self.notes, deadline=deadline, blobs=self._app.blobs)
+        finish_in = self._finishing.request
+        return Context(grant, self.notes, deadline=deadline, blobs=self._app.blobs, finish_in=finish_in)
 
     # running
 
@@ -351,8 +354,9 @@ class Dispatcher:
             return now
         self._journal.end(run.place, now)
         result = ended.result
-        if result is not None and len(result) > self._engine.limits.inline_bytes:
-            spilling = self._loop.create_task(self._spill(run, ended, now))
+        if run.in_transaction or (result is not None and len(result) > self._engine.limits.inline_bytes):
+            settle = self._settle_apart if run.in_transaction else self._spill
+            spilling = self._loop.create_task(settle(run, ended, now))
             self._spilling.add(spilling)
             spilling.add_done_callback(self._spilled)
             self._full = self._full or len(self._spilling) > MAX_SPILLING
@@ -365,6 +369,13 @@ class Dispatcher:
         ended = await spilled(self._store, ended, self._engine.limits.inline_bytes)
         del self._runs[run.place]
         self._settled(run.settlement(ended, now, run.started + self._wall_offset), run.place)
+
+    async def _settle_apart(self, run: Run, ended: Ended, now: float) -> None:
+        """Of one that was finished in a transaction: as `Finishing` says."""
+        transition = run.settlement(unless_committed(ended), now, run.started + self._wall_offset)
+        if await self._finishing.settle(transition, self._store_batch):
+            del self._runs[run.place]
+            self._journal.forget([run.place])
 
     def _spilled(self, spilling: asyncio.Task[None]) -> None:
         self._spilling.discard(spilling)
@@ -490,6 +501,8 @@ class Dispatcher:
         if (flusher := self._flusher) is not None:
             await asyncio.wait([flusher], timeout=1.0)  # most likely it is on its way to the disk
             flusher.cancel()
+        for spilling in self._spilling:
+            spilling.cancel()
         await self._elsewhere.close()
 
 

@@ -328,12 +328,8 @@ class Joining(Protocol):
     async def finish(self, transition: Transition) -> Request:
         """Make ready to settle a grant, which this sets apart: its `claim` is another afterwards.
 
-        Raises `LeaseLost` when it is not held any more.
+        The answer to that request is one text, a `Finished`. Raises `LeaseLost` when it is not held any more.
         """
-        ...
-
-    def finished(self, rows: Rows) -> bool:
-        """Read the answer to that request: False where the lease was lost."""
         ...
 
     async def fate(self, grant: Grant) -> Fate:

@@ -207,6 +207,8 @@ class Run(msgspec.Struct):
     """Its function has returned, or was left to itself: there is nothing more to stop or to wait for."""
     settled: bool = False
     """The heartbeat has settled it, while it blocked the event loop."""
+    in_transaction: bool = False
+    """It has asked to finish in a transaction of its own: then only the store knows whether it has."""
     abandoned: bool = False
     """It did not stop in time and was left to itself: whatever it answers comes too late."""
     task: asyncio.Task[Any] | None = None
@@ -230,6 +232,7 @@ class Run(msgspec.Struct):
         context = self.known_context
         if context is None:
             context = self.known_context = self.new_context(self.grant, self.deadline)
+            context.signature = self.plan.signature
             # Looked at only now: whoever asks from another thread says so first, then looks for a context.
             why = self.stop_reason or self.asked
             if why is not None:

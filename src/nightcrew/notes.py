@@ -23,12 +23,15 @@ class Notes:
         self._engine = engine
         self._lock = threading.Lock()
         self.waiting: dict[tuple[int, int], Report] = {}
+        self._held: dict[tuple[int, int], Report] = {}
         self.loop = loop
 
     def note(self, grant: Grant, progress: float | None, text: str | None, log: tuple[LogLine, ...]) -> None:
         """Take a report to be stored soon. From any thread; never blocks."""
         with self._lock:
-            report = self.waiting.setdefault((grant.seq, grant.fence), Report(grant))
+            key = (grant.seq, grant.fence)
+            held = self._held.get(key)
+            report = self.waiting.setdefault(key, Report(grant)) if held is None else held
             if progress is not None:
                 report.progress = progress
             if text is not None:
@@ -46,6 +49,26 @@ class Notes:
         """The checkpoint that this job stored last."""
         detail = await self._engine.detail(grant.id)
         return detail.checkpoint if detail else None
+
+    async def hold(self, grant: Grant) -> None:
+        """Write what waits; keep back what this job says from now on, until `release`.
+
+        A transaction of its own is about to have it locked, and what others say must not wait for that.
+        """
+        with self._lock:
+            self._held.setdefault((grant.seq, grant.fence), Report(grant))
+        await self.flush()
+
+    async def release(self, grant: Grant, *, drop: bool) -> None:
+        """Write what was kept back, or drop it."""
+        with self._lock:
+            report = self._held.pop((grant.seq, grant.fence), None)
+            said = report is not None and (
+                report.log or report.progress is not None or report.text is not None
+            )
+            if said and not drop and report is not None:
+                self.waiting[grant.seq, grant.fence] = report
+        await self.flush()
 
     @property
     def any(self) -> bool:

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, ClassVar, ParamSpec, Protocol, TypeVar
 
-from nightcrew.engine import Enqueued, Joining, Request, Rows
+from nightcrew.engine import Engine, Enqueued, Joinable, Joining, Request, Rows
 from nightcrew.errors import ConfigurationError
 from nightcrew.job import JobRecord, NewJob
 
@@ -333,6 +333,16 @@ def wrong_verb(transaction: Transaction) -> ConfigurationError:
         f"expected a plain connection here, got {_named_type(transaction.connection)}, whose statements are "
         "awaited; write the verb with an `a` in front, and `await` it"
     )
+
+
+def joining_of(engine: Engine) -> Joining:
+    """What an engine can do in a transaction of the caller's. Raises `ConfigurationError` where it can nothing."""
+    if not isinstance(engine, Joinable):
+        raise ConfigurationError(
+            f"expected an app on PostgreSQL for a connection of your own, got one on {type(engine).__name__}, whose "
+            "transactions cannot be joined; leave the connection away, or give the app the URL of PostgreSQL"
+        )
+    return engine.join()
 
 
 # --- enqueueing ---------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ a transaction that stays open for long keeps nobody waiting.
 
 from __future__ import annotations
 
-import random
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,7 +24,7 @@ SendJobs = Callable[[Sequence[NewJob], float | None], list[Any]]
 _STORE = "SELECT {s}.store()"
 _MAKE_STREAMS = "SELECT {s}.make_streams(%s::text[], %s::text[], %s::text[], %s::smallint[])"
 _SET_APART = "SELECT {s}.set_apart(%s::bigint, %s::uuid, %s::integer, %s::bigint)"
-_FATE = "SELECT {s}.fate(%s::bigint, %s::uuid, %s::integer)"
+_FATE = "SELECT * FROM {s}.fate(%s::bigint, %s::bigint, %s::uuid, %s::integer)"
 
 _PLACEHOLDER = re.compile(r"%[sb]::([a-z ]+(?:\[\])?)")
 _encode = msgspec.json.encode
@@ -47,8 +47,11 @@ class Joining:
     ) -> None:
         self._link = link
         self._bell = bell
-        self._enqueue = theirs(enqueue, "")
-        self._finish = theirs(finish, ", %s::bigint")
+        self._enqueue = theirs(enqueue, "CAST({} AS text)", "")
+        # It answers with the numbers of those that were refused.
+        self._finish = theirs(
+            finish, "CASE WHEN cardinality({}) > 0 THEN 'lease_lost' ELSE 'applied' END", ", %s::bigint"
+        )
         self._send_jobs = send_jobs
         self._now = now
         self._store = ""
@@ -76,7 +79,7 @@ class Joining:
         """Set the grant apart, and make ready to settle it. Raises `LeaseLost`."""
         store = await self._find_store()
         grant = transition.grant
-        [(claim,)] = await self._call(_SET_APART, grant.claim, grant.id, grant.fence, random.getrandbits(62))
+        [(claim,)] = await self._call(_SET_APART, grant.claim, grant.id, grant.fence, _own_claim(grant))
         if claim is None:
             raise LeaseLost(
                 f"job {grant.id} ({grant.task}) is not held by this run any more: it was given to another worker, "
@@ -86,13 +89,11 @@ class Joining:
         arguments = [[claim], [], [], [], [], [], [], _ending(transition), self._now(), store, claim]
         return self._request(self._finish, arguments)
 
-    def finished(self, rows: Rows) -> bool:
-        """Read the answer: the numbers of what was refused."""
-        return rows[0][0] in (None, "{}")
-
     async def fate(self, grant: Grant) -> Fate:
         """Look at what became of a grant for which `finish` was asked."""
-        [(fate,)] = await self._call(_FATE, grant.claim, grant.id, grant.fence)
+        [(fate, claim)] = await self._call(_FATE, grant.claim, _own_claim(grant), grant.id, grant.fence)
+        if claim is not None:
+            grant.claim = claim  # it may have been set apart by a call of which the answer was lost
         if fate == Fate.SETTLED:
             self._bell.ring(Topic.DONE)  # their commit told nobody
         return Fate(fate)
@@ -128,16 +129,17 @@ class Joining:
         )
 
 
-def theirs(statement: str, guard: str) -> str:
+def theirs(statement: str, answer: str, guard: str) -> str:
     """The statement as one for any library, guarded against another store; `guard` are more parameters of that.
 
-    Every parameter is a text that is converted here, and so is the answer: libraries differ in all else.
+    Every parameter is a text that is converted here, and `answer` makes one of what it returns: libraries differ
+    in all else.
     """
-    call = statement.removeprefix("SELECT ")
+    call = answer.replace("{}", statement.removeprefix("SELECT "))
     numbers = iter(range(1, 100))
     return _PLACEHOLDER.sub(
         lambda found: f"CAST(CAST(${next(numbers)} AS text) AS {found[1]})",
-        f"SELECT CAST({call} AS text) FROM {{s}}.joins(%s::text{guard})",  # noqa: S608 - our own
+        f"SELECT {call} FROM {{s}}.joins(%s::text{guard})",  # noqa: S608 - our own
     )
 
 
@@ -158,6 +160,12 @@ def _quoted(item: Any) -> str:
     return '"' + item.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
+def _own_claim(grant: Grant) -> int:
+    """The number of the claim that a grant is set apart in: the same whenever it is asked for."""
+    digest = hashlib.blake2b(f"{grant.hex}.{grant.fence}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 2
+
+
 def _ending(t: Transition) -> str:
     """A success, as the function `finish` takes endings that are not plain: this one may keep blobs."""
     ending = {
@@ -176,4 +184,4 @@ def _ending(t: Transition) -> str:
         "result": None if t.result is None else t.result.decode(),
         "blobs": t.blobs or None,
     }
-    return _encode(ending).decode()
+    return _encode([ending]).decode()

@@ -29,6 +29,7 @@ from msgspec import Raw
 
 from nightcrew.app import Nightcrew
 from nightcrew.context import Context, set_current
+from nightcrew.engine import Request
 from nightcrew.errors import ConfigurationError, EngineError, LeaseLost, UnknownTask
 from nightcrew.execute import AnyTask, arguments, error_info, run_async, run_sync
 from nightcrew.job import Ended, Grant, LogLine, Outcome
@@ -40,6 +41,7 @@ from nightcrew.runners.wire import (
     Begun,
     Broken,
     Done,
+    Finish,
     Load,
     Place,
     Ready,
@@ -153,6 +155,13 @@ class Link:
         data = (await self._ask(Load)).data
         return bytes(data[0]) if data else None
 
+    async def finish_in(self, grant: Grant, result: bytes | None, blobs: tuple[str, ...]) -> Request:  # noqa: ARG002
+        """Have the worker make ready to finish in a transaction. Raises `LeaseLost`."""
+        data = () if result is None else (Raw(result),)
+        answer = await self._ask(lambda number: Finish(number, data, blobs))
+        assert answer.request is not None
+        return answer.request
+
     async def _ask(self, make: Any) -> Answer:
         self._number += 1
         number = self._number
@@ -245,11 +254,18 @@ class Child:
 
     def _run(self, run: Run) -> Ended:
         deadline = run.deadline
-        context = Context(run.grant, self._link, deadline=deadline, blobs=self._app.blobs)
+        context = Context(
+            run.grant,
+            self._link,
+            deadline=deadline,
+            blobs=self._app.blobs,
+            finish_in=self._link.finish_in,
+        )
         self._link.running = context
         try:
             self._link.send(Begun())
             task = self._find(run)
+            context.signature = task.signature
             variables = self._variables.copy()
             variables.run(set_current, lambda: context)
             found = variables.run(arguments, task, run.args, lambda: context)

@@ -26,6 +26,7 @@ from nightcrew.runners.wire import (
     Begun,
     Broken,
     Done,
+    Finish,
     Load,
     Ready,
     Run,
@@ -264,7 +265,7 @@ class Child:
                         current.context.progress(progress, text)
                     for line in log:
                         current.context.log(line.text, line.level)
-                case Save() | Load() as wish:
+                case Save() | Load() | Finish() as wish:
                     answering = asyncio.create_task(self._answer(current.context, wish))
                     self._answering.add(answering)
                     answering.add_done_callback(self._answering.discard)
@@ -273,11 +274,14 @@ class Child:
                 case _:
                     return
 
-    async def _answer(self, context: Context, wish: Save | Load) -> None:
+    async def _answer(self, context: Context, wish: Save | Load | Finish) -> None:
         answer = Answer(wish.number)
         try:
             if isinstance(wish, Save):
                 await context.asave_checkpoint(wish.data)
+            elif isinstance(wish, Finish):
+                result = bytes(wish.result[0]) if wish.result else None
+                answer = Answer(wish.number, request=await context.request_finish(result, wish.blobs))
             else:
                 data = await context.aload_checkpoint(Raw)
                 answer = Answer(wish.number, () if data is None else (data,))

@@ -7,6 +7,7 @@ import asyncio
 import msgspec
 from msgspec import Raw, Struct
 
+from nightcrew.engine import Request
 from nightcrew.job import Ended, ErrorInfo, Grant, LogLine
 
 MAX_FRAME = 256 * 1024 * 1024
@@ -53,11 +54,13 @@ class Ask(Struct, tag="ask", frozen=True):
 
 
 class Answer(Struct, tag="answer", frozen=True):
-    """To `Save` or `Load`."""
+    """To `Save`, `Load` or `Finish`."""
 
     number: int
     data: tuple[Raw, ...] = ()
     """The checkpoint, if there is one."""
+    request: Request | None = None
+    """What finishes the job, on the child's connection."""
     lost: str | None = None
     """The message of a `LeaseLost`."""
     error: str | None = None
@@ -104,6 +107,15 @@ class Load(Struct, tag="load", frozen=True):
     number: int
 
 
+class Finish(Struct, tag="finish", frozen=True):
+    """Make ready to finish in a transaction; the job waits for the answer."""
+
+    number: int
+    result: tuple[Raw, ...]
+    """None of them for a plain None."""
+    blobs: tuple[str, ...]
+
+
 class Done(Struct, tag="done", frozen=True):
     """The job has ended. With `spent`, the child should not run another."""
 
@@ -111,7 +123,7 @@ class Done(Struct, tag="done", frozen=True):
     spent: str | None = None
 
 
-ToWorker = Ready | Broken | Begun | Said | Save | Load | Done
+ToWorker = Ready | Broken | Begun | Said | Save | Load | Finish | Done
 
 encode = msgspec.json.Encoder().encode
 decode_to_child = msgspec.json.Decoder(ToChild).decode

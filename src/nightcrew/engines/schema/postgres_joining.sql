@@ -76,22 +76,20 @@ BEGIN
     RETURN own;
 END $$;
 
--- What became of a grant that was set apart: open (a transaction that has not ended has it), held, settled, lost.
-CREATE OR REPLACE FUNCTION {schema}.fate(which bigint, job uuid, its_fence integer) RETURNS text
+-- What became of a grant that was set apart, or was to be: open (a transaction that has not ended has it), held,
+-- settled or lost; and which claim it is in.
+CREATE OR REPLACE FUNCTION {schema}.fate(
+    which bigint, own bigint, job uuid, its_fence integer, OUT fate text, OUT place bigint
+)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
 #variable_conflict use_column
-DECLARE
-    had claim;
 BEGIN
-    SELECT * INTO had FROM claim WHERE id = which FOR SHARE SKIP LOCKED;
-    IF had.ids[1] = job AND had.fences[1] = its_fence THEN
-        RETURN 'held';
+    SELECT c.id INTO place FROM claim c
+    WHERE c.id IN (which, own) AND (SELECT m.fence FROM unnest(c.ids, c.fences) m(id, fence) WHERE m.id = job) = its_fence;
+    IF place IS NULL THEN
+        fate := CASE WHEN (settled(ARRAY[job], ARRAY[its_fence]))[1] THEN 'settled' ELSE 'lost' END;
+        RETURN;
     END IF;
-    IF EXISTS (SELECT FROM claim WHERE id = which AND fences[1] = its_fence) THEN
-        RETURN 'open';
-    END IF;
-    IF (settled(ARRAY[job], ARRAY[its_fence]))[1] THEN
-        RETURN 'settled';
-    END IF;
-    RETURN 'lost';
+    PERFORM FROM claim WHERE id = place FOR SHARE SKIP LOCKED;
+    fate := CASE WHEN FOUND THEN 'held' ELSE 'open' END;
 END $$;

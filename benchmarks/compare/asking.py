@@ -17,7 +17,7 @@ from benchmarks.compare import sheet
 from benchmarks.compare.contestants import Contestant
 from benchmarks.compare.peering import URL
 from benchmarks.machine import children, memory, precise_cpu_seconds
-from benchmarks.place import ROOT, Child, Place, Stuck
+from benchmarks.place import PATIENCE, ROOT, Child, Place, Stuck
 
 LONG = 1_200.0
 """Seconds after which a question is taken for stuck: the longest is a slow one's fill."""
@@ -76,7 +76,7 @@ class Asking:
     def ask(self, verb: str, *arguments: object) -> dict[str, Any]:
         """Ask, and wait for the answer. Raises `Stuck`."""
         with self.asked(verb, *arguments) as question:
-            return question.answer()
+            return question.answer(patience=PATIENCE if verb == "install" else LONG)
 
     @contextmanager
     def asked(self, verb: str, *arguments: object) -> Iterator[Question]:
@@ -126,17 +126,17 @@ class Question:
             start_new_session=True,
         )
 
-    def answer(self, work: Work | None = None) -> dict[str, Any]:
+    def answer(self, work: Work | None = None, patience: float = LONG) -> dict[str, Any]:
         """Wait for the answer, and see to it that the workers live as long. Raises `Stuck`."""
-        give_up = time.monotonic() + LONG
+        give_up = time.monotonic() + patience
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                said, complained = self._process.communicate(timeout=0.5 if work else LONG)
+                said, complained = self._process.communicate(timeout=0.5 if work else patience)
                 break
             if work:
                 work.check()
             if time.monotonic() > give_up:
-                raise Stuck(f"{' '.join(self._argv)} took more than {LONG:.0f} s")
+                raise Stuck(f"{' '.join(self._argv)} took more than {patience:.0f} s")
         if self._process.returncode:
             raise Stuck(f"{' '.join(self._argv)} failed:\n{complained[-2000:]}")
         found: dict[str, Any] = json.loads(said.splitlines()[-1])

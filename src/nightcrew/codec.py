@@ -8,7 +8,7 @@ from stored data: what comes out is decided by the annotations of the function h
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -36,6 +36,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 _encode = msgspec.json.Encoder(enc_hook=to_json_value).encode
 _decode_any = msgspec.json.Decoder().decode
+_astuple = msgspec.structs.astuple
 
 
 def encode_value(value: Any, what: str = "value") -> bytes:
@@ -131,7 +132,7 @@ class Signature:
             self._check_conversion(bound, checked)
         return data
 
-    def decode(self, data: bytes | Raw) -> tuple[list[Any], dict[str, Any]]:
+    def decode(self, data: bytes | Raw) -> tuple[Sequence[Any], dict[str, Any]]:
         """Decode stored arguments as ``(args, kwargs)`` to call the function with.
 
         The context parameter is left out; pass it by its name. Raises `ArgumentsError`.
@@ -146,11 +147,11 @@ class Signature:
             ) from error
         if self._odd:
             return self._unbind(struct)
-        values = list(msgspec.structs.astuple(struct))
+        values = _astuple(struct)
         if self._optional:
             # Mostly it is the last ones that were not passed.
             while values and values[-1] is UNSET:
-                values.pop()
+                values = values[:-1]
             for value in values:
                 if value is UNSET:
                     return self._unbind(struct)

@@ -18,10 +18,9 @@ from nightcrew.context import Context
 from nightcrew.deadlines import GRACE, Deadlines, settle_overdue
 from nightcrew.engine import Claimed, ClaimRequest, Engine, Finished, Topic, Wakeups
 from nightcrew.errors import EngineClosed, EngineError, LeaseLost
-from nightcrew.execute import Plan, Run, begin_on_loop, fetched, spilled
-from nightcrew.files import SPILLED
+from nightcrew.execute import Plan, Run, begin_on_loop, spilled
 from nightcrew.finishing import Finishing, unless_committed
-from nightcrew.job import Ended, Grant, Outcome, Transition
+from nightcrew.job import NO_EXTRAS, Ended, Grant, Outcome, Transition
 from nightcrew.journal import Journal
 from nightcrew.notes import Notes
 from nightcrew.policy import decide
@@ -229,9 +228,10 @@ class Dispatcher:
 
     def _begin(self, grant: Grant, slots: Slots, now: float) -> Run:
         run = Run(grant, self._plans[grant.task], slots.kind, now, self._new_context)
-        run.apply_options()
-        run.place = self._journal.start(grant.hex, grant.fence, now, run.deadline or 0.0)
-        self._runs[run.place] = run
+        if run.plan.timeout is not None or grant.extras is not NO_EXTRAS:
+            run.apply_options()
+        run.place = place = self._journal.start(grant.hex, grant.fence, now, run.deadline or 0.0)
+        self._runs[place] = run
         if run.deadline is not None and not (slots.kind == "process" and run.plan.task.command is None):
             # (A child's runner minds its deadline itself, and can do more about it.)
             self._deadlines.mind(run)
@@ -253,13 +253,8 @@ class Dispatcher:
             while slots.queue and not self.holding and not self._full:
                 run = self._begin(slots.queue.popleft(), slots, now)
                 run.task = this
-                args = bytes(run.grant.args)
-                ended: Ended | None
-                if args.startswith(SPILLED):
-                    ended = await self._fetch_and_run(run, args)
-                else:
-                    begun = begin_on_loop(run, args, hooks, self._variables.copy())
-                    ended = begun if isinstance(begun, Ended) else await begun
+                begun = begin_on_loop(run, run.grant.args, hooks, self._variables, self._store)
+                ended = begun if isinstance(begun, Ended) else await begun
                 if ended is None and run.stop is None and this is not None and this.cancelling():
                     # Not the job but this very slot was cancelled: the whole loop is being torn down.
                     run.stop, run.stop_reason = Outcome.RETURNED, TORN_DOWN
@@ -275,16 +270,6 @@ class Dispatcher:
             if run is None or not run.abandoned:
                 slots.busy -= 1
             self._freed(slots)
-
-    async def _fetch_and_run(self, run: Run, args: bytes) -> Ended | None:
-        try:
-            found = await fetched(self._store, args)
-        except asyncio.CancelledError:
-            return None
-        if isinstance(found, Ended):
-            return found
-        begun = begin_on_loop(run, found, self._app.hooks, self._variables.copy())
-        return begun if isinstance(begun, Ended) else await begun
 
     def _delivered(self, slots: Slots, run: Run, ended: Ended) -> None:
         """From a thread or child."""

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import random
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context as Variables
 from time import monotonic
 from typing import Any
@@ -19,10 +19,20 @@ from nightcrew.app import Hooks
 from nightcrew.blob import BlobStore
 from nightcrew.context import Context, set_current
 from nightcrew.errors import Abort, ConfigurationError, RetryAfter, Snooze, Stopped
-from nightcrew.files import spill, unspill
-from nightcrew.job import NO_EXTRAS, Ended, ErrorInfo, Extras, Grant, Outcome, RetryRule, Transition
+from nightcrew.files import is_spilled, spill, unspill
+from nightcrew.job import (
+    NO_EXTRAS,
+    Ended,
+    ErrorInfo,
+    Extras,
+    Grant,
+    JobState,
+    Outcome,
+    RetryRule,
+    Transition,
+)
 from nightcrew.options import exception_name, seconds
-from nightcrew.policy import decide, success
+from nightcrew.policy import decide
 from nightcrew.task import Task
 
 logger = logging.getLogger("nightcrew.worker")
@@ -31,13 +41,13 @@ MAX_MESSAGE = 4_000
 MAX_TRACEBACK = 20_000
 
 _STOPPED = "it stopped when asked to"
-_DONE = Outcome.SUCCEEDED
+_DONE, _STATE = Outcome.SUCCEEDED, JobState.SUCCEEDED  # looked up once, not for every job
 _SUCCEEDED = Ended(_DONE)
 
 _extras = msgspec.json.Decoder(Extras)
 
 AnyTask = Task[Any, Any]
-Arguments = tuple[list[Any], dict[str, Any]]
+Arguments = tuple[Sequence[Any], dict[str, Any]]
 
 
 def error_info(error: BaseException) -> ErrorInfo:
@@ -247,20 +257,36 @@ class Run(msgspec.Struct):
 
     def settlement(self, ended: Ended, now: float, started_at: float) -> Transition:
         """What becomes of the job. `started_at` is `started` by the wall clock."""
-        plan, extras = self.plan, self.extras
+        grant, plan, extras = self.grant, self.plan, self.extras
         keep = plan.keep_result
         if extras is not None and extras.keep_result is not None:
             keep = extras.keep_result
         duration = now - self.started
         outcome = ended.outcome
         if outcome is _DONE:
-            return success(self.grant, ended.result, ended.blobs, started_at, duration, keep)
-        logger.info("job %s (%s): %s", self.grant.id, self.grant.task, outcome)
+            # As `decide` would, without asking: most grants end so.
+            return Transition(
+                grant,
+                _STATE,
+                _DONE,
+                grant.attempts + 1,
+                grant.crashes,
+                grant.losses,
+                0.0,
+                ended.result,
+                ended.blobs,
+                None,
+                None,
+                started_at,
+                duration,
+                keep,
+            )
+        logger.info("job %s (%s): %s", grant.id, grant.task, outcome)
         rule = plan.rule
         if extras is not None and extras.retry is not None:
             rule = extras.retry
         return decide(
-            self.grant,
+            grant,
             outcome,
             rule=rule,
             chance=random.random(),  # noqa: S311
@@ -360,9 +386,9 @@ class _Continued:
 
 
 def begin_on_loop(
-    run: Run, args: bytes, hooks: Hooks, variables: Variables
+    run: Run, args: bytes | Raw, hooks: Hooks, variables: Variables, store: BlobStore
 ) -> Ended | Coroutine[Any, Any, Ended | None]:
-    """Begin an `async def` task's job in the calling asyncio task.
+    """Begin an `async def` task's job in the calling asyncio task, with a copy of `variables`.
 
     Most jobs never have to wait, and have ended when this returns; of the others it returns the rest,
     to be awaited (None if it was cancelled).
@@ -371,15 +397,21 @@ def begin_on_loop(
     make_context = run.context
     found = arguments(task, args, make_context)
     if isinstance(found, Ended):
-        return found
+        # Asked only now, as most jobs carry their arguments; a reference to them fits no task.
+        spilled = is_spilled(bytes(args))
+        return _fetch_and_run(run, bytes(args), hooks, variables, store) if spilled else found
     if hooks.around:
         coroutine = run_async(task, found, hooks, make_context)
     else:
         coroutine = task.function(*found[0], **found[1])  # runs nothing yet
+    variables = variables.copy()
     try:
         yielded = variables.run(_first_step, coroutine, make_context)
     except StopIteration as end:
-        return end.value if hooks.around else succeeded(task, end.value)
+        value = end.value
+        if value is None:
+            return _SUCCEEDED
+        return value if hooks.around else succeeded(task, value)
     except asyncio.CancelledError:
         return run.told(None)
     except BaseException as error:
@@ -390,6 +422,19 @@ def begin_on_loop(
 def _first_step(coroutine: Coroutine[Any, Any, Any], make_context: Callable[[], Context]) -> Any:
     set_current(make_context)
     return coroutine.send(None)
+
+
+async def _fetch_and_run(
+    run: Run, args: bytes, hooks: Hooks, variables: Variables, store: BlobStore
+) -> Ended | None:
+    try:
+        found = await fetched(store, args)
+    except asyncio.CancelledError:
+        return None
+    if isinstance(found, Ended):
+        return found
+    begun = begin_on_loop(run, found, hooks, variables, store)
+    return begun if isinstance(begun, Ended) else await begun
 
 
 async def _rest(task: AnyTask, continued: _Continued, wrapped: bool) -> Ended | None:

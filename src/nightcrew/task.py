@@ -320,7 +320,6 @@ class Task(Generic[P, R_co]):
         """What to run, for a task that is an external program."""
         self.is_async = is_async(function)
         self._template = Template(options)
-        self._signature: Signature | None = None
         self._client: Client | None = None
         self.__name__ = getattr(function, "__name__", options.name)
         self.__qualname__ = getattr(function, "__qualname__", options.name)
@@ -340,13 +339,11 @@ class Task(Generic[P, R_co]):
         """The name under which its jobs are stored."""
         return self.options.name
 
-    @property
+    @functools.cached_property
     def signature(self) -> Signature:
         """How its arguments and result are stored. Raises `ConfigurationError` if they cannot be."""
-        if self._signature is None:
-            # Not when it is declared: a module may name types that it defines further down.
-            self._signature = Signature.of(self.function, self.options.name)
-        return self._signature
+        # Not when it is declared: a module may name types that it defines further down.
+        return Signature.of(self.function, self.options.name)
 
     @property
     def location(self) -> tuple[str, str] | None:

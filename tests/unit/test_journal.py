@@ -110,7 +110,7 @@ def test_who_is_killed_leaves_it_as_it_was(path: Path) -> None:
     assert entries(path) == {JOB: (3, 5.0, None, True), OTHER: (4, 6.0, None, False)}
 
 
-@pytest.mark.parametrize("content", [b"", b"NCJ1", b"JUNK" + bytes(200), b"NCJ1" + bytes(59)])
+@pytest.mark.parametrize("content", [b"", b"NCJ2", b"JUNK" + bytes(200), b"NCJ2" + bytes(59)])
 def test_what_is_no_journal_is_none(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     assert read_journal(path) is None
@@ -126,12 +126,12 @@ def test_a_torn_end_is_left_out(path: Path) -> None:
     journal = Journal(path, WORKER, 3, now=0.0)
     places = [journal.start(key(job), 1, 1.0) for job in (JOB, OTHER)]
     journal.close(remove=False)
-    path.write_bytes(path.read_bytes()[: max(places) + 39])
+    path.write_bytes(path.read_bytes()[: max(places) * 8 + 55])
     assert len(entries(path)) == 1
 
 
 def test_an_unknown_worker_is_read_all_the_same(path: Path) -> None:
-    path.write_bytes(struct.pack("<4sI36s4xdd", b"NCJ1", 1, b"\xff" * 36, 0.0, 0.0))
+    path.write_bytes(struct.pack("=4sI36s4xdd", b"NCJ2", 1, b"\xff" * 36, 0.0, 0.0))
     state = read_journal(path)
     assert state is not None
     assert state.entries == []

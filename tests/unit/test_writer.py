@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from nightcrew.engines.sqlite_writer import Db, Run, Writer
+from nightcrew.engines.sqlite_writer import BearsLoss, Db, Run, Writer
 
 
-class Claim:
+class Claim(BearsLoss):
     """What may be undone by a power cut, if its result says so."""
 
     def __init__(self, *, harmless: bool) -> None:

@@ -54,6 +54,7 @@ from nightcrew.engines.sqlite_file import (
     migrate,
 )
 from nightcrew.engines.sqlite_writer import (
+    BearsLoss,
     Bell,
     Db,
     Lanes,
@@ -94,6 +95,7 @@ def _text(value: Any) -> str | None:
 _INSERT_JOB = (
     "INSERT OR IGNORE INTO job(seq, id, lane, priority, created_at, args, max_attempts, rerun, codec, extras)"
 )
+_JOB_ROW = "?,unhex(?,'-'),?,?,?,?,?,?,?,?"
 _INSERT_READY = "INSERT INTO ready(stream, seq, fence, attempts, crashes, losses, ready_at)"
 _READY_FROM_JOBS = (
     f"{_INSERT_READY} SELECT lane << 8 | 100 - priority, seq, 0, 0, 0, 0, created_at FROM job WHERE seq >= ?"  # noqa: S608
@@ -111,12 +113,17 @@ def enqueue(db: Db, lanes: Lanes, bell: Bell, jobs: Sequence[NewJob], now: float
     first = db.execute("SELECT ifnull(max(seq), 0) + 1 FROM job").get
     bodies: list[Any] = []
     plain = True
+    queue = task = None
+    lane = 0
     for seq, job in enumerate(jobs, first):
-        lane = lanes.id(db, job.queue, job.task)
-        bodies += (seq, _key(job.id), lane, job.priority, now, job.args.decode())
-        bodies += (job.max_attempts, job.rerun_if_lost, job.codec, _text(job.extras))
-        plain = plain and job.run_at is None and job.delay is None and not job.blobs
-    written = insert(db, _INSERT_JOB, 10, bodies)
+        if job.task is not task or job.queue is not queue:  # mostly it is the last one's
+            queue, task = job.queue, job.task
+            lane = lanes.id(db, queue, task)
+        bodies += (seq, job.id, lane, job.priority, now, job.args.decode())
+        bodies += (job.max_attempts, job.rerun_if_lost, job.codec, job.extras and _text(job.extras))
+        if job.run_at is not None or job.delay is not None or job.blobs:
+            plain = False
+    written = insert(db, _INSERT_JOB, 10, bodies, _JOB_ROW)
     if plain and written == len(jobs):  # mostly: then what is ready can be read from what was just written
         db.execute(_READY_FROM_JOBS, (first,))
         bell.ring(Topic.READY)
@@ -160,7 +167,7 @@ def _which_existed(db: Db, jobs: Sequence[NewJob], first: int) -> list[Enqueued]
     return answers
 
 
-class ClaimCall:
+class ClaimCall(BearsLoss):
     """One worker's claim. A power cut may undo it: then nobody has the jobs, and they are ready again.
 
     So it need not wait for the disk, unless a job must not run twice.
@@ -174,18 +181,15 @@ class ClaimCall:
     def __call__(self, db: Db) -> Claimed:
         return self.run(db)
 
-    def bears_loss(self, claimed: Claimed) -> bool:
+    def bears_loss(self, result: Claimed) -> bool:
         """Whether all that it granted may run again."""
-        return all(grant.rerun_if_lost for grant in claimed.grants)
+        return all(grant.rerun_if_lost for grant in result.grants)
 
 
-class EnqueueCall:
+class EnqueueCall(msgspec.Struct):
     """One caller's enqueue. The calls of a group are written as one."""
 
-    __slots__ = ("jobs",)
-
-    def __init__(self, jobs: Sequence[NewJob]) -> None:
-        self.jobs = jobs
+    jobs: Sequence[NewJob]
 
 
 # --- claim --------------------------------------------------------------------------------------
@@ -330,22 +334,25 @@ class OpenGrants:
         self.workers: dict[int, int] = {}
         """Who ran the jobs of a claim: not the sweeper that may hold it now."""
         self.members: dict[int, dict[int, Member]] = {}
+        self._sizes: dict[int, int] = {}
         for claim_id in claims:
             row = db.execute("SELECT origin, members FROM claim WHERE id = ?", (claim_id,)).get
             self.members[claim_id] = {}
             if row is not None:
                 self.workers[claim_id] = row[0]
-                self.members[claim_id] = unpack_members(row[1])
+                self.members[claim_id] = members = unpack_members(row[1])
+                self._sizes[claim_id] = len(members)
 
     def holds(self, grant: Grant) -> bool:
         """Whether this grant is still open: the fence."""
         member = self.members[grant.claim].get(grant.seq)
         return member is not None and member[1] == grant.fence
 
-    def store(self, touched: set[int]) -> None:
+    def store(self) -> None:
         """Write what is left of the claims of which something was settled."""
-        for claim_id in touched:
-            left = self.members[claim_id]
+        for claim_id, left in self.members.items():
+            if len(left) == self._sizes.get(claim_id, 0):
+                continue
             if left:
                 self._db.execute(
                     "UPDATE claim SET members = ? WHERE id = ?", (pack_members(left.values()), claim_id)
@@ -367,35 +374,44 @@ class _Settlements:
         self.later: list[Any] = []
         self.blobs: list[Any] = []
 
-    def add(self, t: Transition, state: JobState, stream: int, worker: int) -> None:
+    def end(self, t: Transition, state: JobState, worker: int) -> None:
+        """A final state."""
+        grant, now, result = t.grant, self.now, t.result
+        self.done += (
+            grant.seq,
+            _STATE_NUMBERS[state],
+            grant.fence,
+            t.attempts,
+            t.crashes,
+            t.losses,
+            worker,
+            t.started_at,
+            t.duration,
+            now,
+            now + t.keep,
+            None if result is None else result.decode(),
+        )
+        if t.outcome is not _SUCCEEDED:
+            self._keep_attempt(t, worker)
+        if t.blobs:
+            for blob in t.blobs:
+                self.blobs += (blob, grant.seq)
+
+    def come_back(self, t: Transition, stream: int, worker: int) -> None:
+        """Ready again, now or later."""
         grant, now = t.grant, self.now
-        if state is JobState.READY:
-            counts = (grant.fence, t.attempts, t.crashes, t.losses)
-            if t.delay > 0:
-                self.later += (now + t.delay, grant.seq, stream, *counts)
-            else:
-                self.ready += (stream, grant.seq, *counts, now)
+        counts = (grant.fence, t.attempts, t.crashes, t.losses)
+        if t.delay > 0:
+            self.later += (now + t.delay, grant.seq, stream, *counts)
         else:
-            result = None if t.result is None else t.result.decode()
-            self.done += (
-                grant.seq,
-                _STATE_NUMBERS[state],
-                grant.fence,
-                t.attempts,
-                t.crashes,
-                t.losses,
-                worker,
-                t.started_at,
-                t.duration,
-                now,
-                now + t.keep,
-                result,
-            )
-        if t.outcome is not _SUCCEEDED and (state is not JobState.READY or _worth_keeping(t)):
-            self.attempts += (grant.seq, grant.fence, grant.attempt, t.outcome, t.reason, _text(t.error))
-            self.attempts += (worker, t.started_at, now)
-        for blob in t.blobs:
-            self.blobs += (blob, grant.seq)
+            self.ready += (stream, grant.seq, *counts, now)
+        if _worth_keeping(t):
+            self._keep_attempt(t, worker)
+
+    def _keep_attempt(self, t: Transition, worker: int) -> None:
+        grant = t.grant
+        self.attempts += (grant.seq, grant.fence, grant.attempt, t.outcome, t.reason, _text(t.error))
+        self.attempts += (worker, t.started_at, self.now)
 
     def write(self, db: Db, bell: Bell) -> None:
         insert(db, _INSERT_DONE, 12, self.done)
@@ -415,30 +431,30 @@ def finish(db: Db, lanes: Lanes, bell: Bell, transitions: Sequence[Transition], 
     asked = db.execute("SELECT group_concat(seq) FROM cancel").get
     cancelling = set(map(int, str(asked).split(","))) if asked is not None else set()
     settled = _Settlements(now)
-    touched: set[int] = set()
     answers: list[Finished] = []
-    applied = Finished.APPLIED  # looking up a member of an enum costs as much as all else here
+    applied, ready = Finished.APPLIED, JobState.READY  # looked up once, not for every job
     for n, t in enumerate(transitions):
         grant, state = t.grant, t.state
         claim_id, seq = grant.claim, grant.seq
-        member = grants.members[claim_id].get(seq)
+        members = grants.members[claim_id]
+        member = members.get(seq)
         if member is None or member[1] != grant.fence:
             answers.append(_settled_before(db, grant, transitions[:n], answers))
             continue
-        del grants.members[claim_id][seq]
-        touched.add(claim_id)
+        del members[seq]
         answers.append(applied)
         if cancelling and seq in cancelling:
             db.execute("DELETE FROM cancel WHERE seq = ?", (seq,))
-            if state is JobState.READY:
+            if state is ready:
                 # It was asked to stop and would come back instead: then it is cancelled.
                 state = JobState.CANCELLED
-        stream = 0
-        if state is JobState.READY:
+        if state is ready:
             stream = stream_of(lanes.id(db, grant.queue, grant.task), grant.priority)
-        settled.add(t, state, stream, grants.workers[claim_id])
+            settled.come_back(t, stream, grants.workers[claim_id])
+        else:
+            settled.end(t, state, grants.workers[claim_id])
     settled.write(db, bell)
-    grants.store(touched)
+    grants.store()
     return answers
 
 
@@ -574,10 +590,16 @@ class SqliteEngine:
     def _run_group(self, db: Db, runs: list[Run]) -> list[Any]:
         """Run a group's calls in its transaction, with all their enqueues written as one."""
         jobs = [job for run in runs if isinstance(run, EnqueueCall) for job in run.jobs]
-        answers = iter(enqueue(db, self._lanes, self._bell(), jobs, self._clock.wall()) if jobs else ())
-        return [
-            [next(answers) for _ in run.jobs] if isinstance(run, EnqueueCall) else run(db) for run in runs
-        ]
+        answers = enqueue(db, self._lanes, self._bell(), jobs, self._clock.wall()) if jobs else []
+        results: list[Any] = []
+        answered = 0
+        for run in runs:
+            if isinstance(run, EnqueueCall):
+                before, answered = answered, answered + len(run.jobs)
+                results.append(answers[before:answered])
+            else:
+                results.append(run(db))
+        return results
 
     def _open_writer(self) -> Writer:
         writer = self._writer

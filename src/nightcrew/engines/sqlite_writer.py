@@ -15,21 +15,21 @@ import os
 import random
 import socket
 import stat
-import struct
 import sys
 import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import cache
-from itertools import starmap
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import apsw
+import msgspec
 
 from nightcrew.engine import Topic
 from nightcrew.engines.sqlite_file import BUSY_TIMEOUT, Connection, engine_error
@@ -61,38 +61,41 @@ _CHUNK = 256
 
 
 @cache
-def _values(head: str, columns: int, rows: int) -> str:
-    row = f"({','.join('?' * columns)})"
-    return f"{head} VALUES {','.join([row] * rows)}"
+def _values(head: str, row: str, rows: int) -> str:
+    return f"{head} VALUES {','.join([f'({row})'] * rows)}"
 
 
-def insert(db: Db, head: str, columns: int, flat: list[Any]) -> int:
+def insert(db: Db, head: str, columns: int, flat: list[Any], row: str = "") -> int:
     """Insert rows given as one flat list; `head` is "INSERT INTO t(...)". Return how many went in.
 
-    Powers of two, so that a few prepared statements serve every number of rows.
+    Powers of two, so that a few prepared statements serve every number of rows. `row` says what becomes
+    of a row's values where they are not stored as they are given.
     """
+    row = row or ",".join("?" * columns)
     done, written, rows = 0, 0, len(flat) // columns
     while done < rows:
         size = min(1 << (rows - done).bit_length() - 1, _CHUNK)
-        db.execute(_values(head, columns, size), flat[done * columns : (done + size) * columns])
+        db.execute(_values(head, row, size), flat[done * columns : (done + size) * columns])
         written += db.changes()
         done += size
     return written
 
 
-_MEMBER = struct.Struct("<qqiHH")
 Member = tuple[int, int, int, int, int]
 """seq, fence, attempts, crashes, losses of an open grant."""
 
 
+_members = msgspec.msgpack.Decoder(list[Member])
+
+
 def pack_members(members: Iterable[Member]) -> bytes:
     """The open grants of a claim, as stored."""
-    return b"".join(starmap(_MEMBER.pack, members))
+    return msgspec.msgpack.encode(list(members))
 
 
 def unpack_members(data: bytes) -> dict[int, Member]:
     """The open grants of a claim by seq."""
-    return {member[0]: member for member in _MEMBER.iter_unpack(data)}
+    return {member[0]: member for member in _members.decode(data)}
 
 
 def stream_of(lane: int, priority: int) -> int:
@@ -208,12 +211,15 @@ def begin(db: Db) -> None:
             return
 
 
-@runtime_checkable
-class BearsLoss(Protocol):
+class BearsLoss(ABC):
     """What is written for one caller, and may be undone by a power cut without harm, as it says."""
 
+    __slots__ = ()
+
+    @abstractmethod
     def __call__(self, db: Db) -> Any: ...
 
+    @abstractmethod
     def bears_loss(self, result: Any) -> bool:
         """Whether this result is such that the disk need not be waited for."""
         ...
@@ -223,18 +229,15 @@ def _bears_loss(run: BearsLoss, result: Any) -> bool:
     return run.bears_loss(result)
 
 
-class _Call:
+class _Call(msgspec.Struct):
     """One thing to write, and who waits for it."""
 
-    __slots__ = ("answer", "asked_at", "error", "loop", "result", "run")
-
-    def __init__(self, run: Run, loop: asyncio.AbstractEventLoop, now: float) -> None:
-        self.run = run
-        self.loop = loop
-        self.answer: asyncio.Future[Any] = loop.create_future()
-        self.result: Any = None
-        self.error: Exception | None = None
-        self.asked_at = now
+    run: Run
+    loop: asyncio.AbstractEventLoop
+    answer: asyncio.Future[Any]
+    asked_at: float
+    result: Any = None
+    error: Exception | None = None
 
 
 class Writer:
@@ -274,7 +277,8 @@ class Writer:
                 f"{self._path} has been locked by another process for more than "
                 f"{BUSY_TIMEOUT:.0f} s: nothing was written; look for a stopped or hanging process"
             )
-        call = _Call(run, asyncio.get_running_loop(), now)
+        loop = asyncio.get_running_loop()
+        call = _Call(run, loop, loop.create_future(), now)
         with self._gate:  # nothing comes behind the last word
             if self._closing:
                 raise EngineClosed(f"the engine on {self._path} is closed; open it before use")
@@ -304,9 +308,10 @@ class Writer:
             if group:
                 self._busy_since = group[0].asked_at
                 self._write(group)
+                # First the bell: a worker has further to go than the answer.
+                self._ring()
                 self._answer(group)
                 self._busy_since = None
-            self._ring()
             del taken, group
 
     def _write(self, group: list[_Call]) -> None:
@@ -415,12 +420,13 @@ class Bell:
     """Tells the listeners of all processes what a commit was about. A hint: it may get lost."""
 
     def __init__(self, path: Path) -> None:
-        self._folder = wake_folder(path)
+        folder = wake_folder(path)
+        self._folder = str(folder)
         self._topics: set[Topic] = set()
         self._listed_at = -1
         self._names: list[str] = []
         self._socket: socket.socket | None = None
-        if hasattr(socket, "AF_UNIX") and _private_folder(self._folder):
+        if hasattr(socket, "AF_UNIX") and _private_folder(folder):
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._socket.setblocking(False)
 
@@ -446,7 +452,7 @@ class Bell:
 
     def _listeners(self) -> list[str]:
         try:
-            changed = self._folder.stat().st_mtime_ns
+            changed = os.stat(self._folder).st_mtime_ns
             if changed != self._listed_at:
                 self._names = [name for name in os.listdir(self._folder) if name.endswith(".sock")]
                 # Two changes within one tick of the file system's clock look like one: read a young
@@ -459,13 +465,13 @@ class Bell:
     def _send_to(self, name: str) -> None:
         assert self._socket is not None
         try:
-            self._socket.sendto(b"!", str(self._folder / name))
+            self._socket.sendto(b"!", f"{self._folder}/{name}")
         except BlockingIOError:
             pass  # its queue is full of hints already
         except ConnectionRefusedError:
             # Its process has gone without closing.
             with contextlib.suppress(OSError):
-                os.unlink(self._folder / name)
+                os.unlink(f"{self._folder}/{name}")
         except OSError:
             self._listed_at = -1
 

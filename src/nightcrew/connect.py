@@ -8,6 +8,8 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 from nightcrew.blob import BlobStore
 from nightcrew.engine import Engine
 from nightcrew.errors import ConfigurationError
+from nightcrew.health import Administrator, Doctor
+from nightcrew.moving import Source, Target
 
 DEFAULT_URL = "sqlite:///nightcrew.db"
 
@@ -28,12 +30,72 @@ def connect(url: str) -> Engine:
         try:
             from nightcrew.engines.postgres import PostgresEngine
         except ImportError as error:
-            raise ConfigurationError(
-                f"{_safe(parts, url)!r} needs the PostgreSQL driver, which is not installed ({error}); "
-                "install `nightcrew[postgres]`"
-            ) from error
+            raise _no_driver(parts, url, error) from error
         return PostgresEngine(url)
     raise _unknown(parts, url)
+
+
+def connect_source(url: str) -> Source:
+    """The store that a URL names, to move its jobs elsewhere. Raises `ConfigurationError` and `EngineError`."""
+    parts = _split(url)
+    if parts.scheme != "sqlite":
+        raise ConfigurationError(
+            f"jobs can be moved from a SQLite file, {_EXISTING}, and not from {_safe(parts, url)!r}"
+        )
+    from nightcrew.engines.sqlite_moving import SqliteSource
+
+    return SqliteSource(_sqlite_path(parts, url))
+
+
+def connect_target(url: str) -> Target:
+    """The store that a URL names, to move jobs into. Raises `ConfigurationError`."""
+    parts = _split(url)
+    if parts.scheme not in _POSTGRES:
+        raise ConfigurationError(
+            f"jobs can be moved to a PostgreSQL server, {_SERVERS}, and not to {_safe(parts, url)!r}"
+        )
+    try:
+        from nightcrew.engines.postgres_moving import PostgresTarget
+    except ImportError as error:
+        raise _no_driver(parts, url, error) from error
+    return PostgresTarget(url)
+
+
+def connect_administrator(url: str) -> Administrator:
+    """Who makes the roles of the store that a URL names. Raises `ConfigurationError`."""
+    parts = _split(url)
+    if parts.scheme not in _POSTGRES:
+        raise ConfigurationError(
+            f"roles and SQL are for a PostgreSQL server, {_SERVERS}, and not for {_safe(parts, url)!r}: who may read "
+            "a SQLite file may do everything with it"
+        )
+    try:
+        from nightcrew.engines.postgres_roles import PostgresAdministrator
+    except ImportError as error:
+        raise _no_driver(parts, url, error) from error
+    return PostgresAdministrator(url)
+
+
+def connect_doctor(url: str) -> Doctor:
+    """Who looks at the store that a URL names. Raises `ConfigurationError`."""
+    parts = _split(url)
+    if parts.scheme == "sqlite":
+        path = _sqlite_path(parts, url)
+        from nightcrew.engines.sqlite_doctor import SqliteDoctor
+
+        return SqliteDoctor(path)
+    if parts.scheme not in _POSTGRES:
+        raise _unknown(parts, url)
+    try:
+        from nightcrew.engines.postgres_doctor import PostgresDoctor
+    except ImportError as error:
+        raise _no_driver(parts, url, error) from error
+    return PostgresDoctor(url)
+
+
+def safe_url(url: str) -> str:
+    """A URL as it may be shown: without the password that it may hold."""
+    return _safe(_split(url), url)
 
 
 def connect_blobs(url: str, blobs: str | None = None) -> BlobStore:
@@ -111,6 +173,13 @@ def _unknown(parts: SplitResult, url: str) -> ConfigurationError:
     return ConfigurationError(
         f"there is no engine for {parts.scheme or 'no scheme'!r} URLs, got {_safe(parts, url)!r}; "
         f"what exists is {_EXISTING}, and {_SERVERS}"
+    )
+
+
+def _no_driver(parts: SplitResult, url: str, error: ImportError) -> ConfigurationError:
+    return ConfigurationError(
+        f"{_safe(parts, url)!r} needs the PostgreSQL driver, which is not installed ({error}); "
+        "install `nightcrew[postgres]`"
     )
 
 

@@ -34,7 +34,7 @@ class Code(IntEnum):
 
 MEANINGS = {
     Code.OK: "done as asked",
-    Code.JOB_FAILED: "the job that was waited for failed or was cancelled",
+    Code.JOB_FAILED: "the job that was waited for failed or was cancelled, or the doctor found something wrong",
     Code.USAGE: "wrong usage, bad input, or a part that is not installed",
     Code.STORE: "the store cannot be reached or used",
     Code.NOT_FOUND: "there is no such job",

@@ -11,6 +11,7 @@ from nightcrew.cli import shapes
 from nightcrew.cli.output import Cell, answer, note, state_cell, table
 from nightcrew.cli.store import opened
 from nightcrew.cli.text import shorten, span
+from nightcrew.connect import safe_url
 from nightcrew.job import JobRecord, JobState
 
 PATIENCE = 5.0
@@ -55,7 +56,7 @@ def list_page(
     """Print jobs, and how to see more of them."""
     with opened(url, app) as store:
         records, mark = find(store, search, limit, after)
-        where = store.url
+        where = safe_url(store.url)
     if as_json:
         answer({"jobs": [shapes.job(record) for record in records], "next": mark})
         return

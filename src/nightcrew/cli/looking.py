@@ -1,18 +1,15 @@
-"""`nightcrew queues`, `workers` and `migrate`: the store as a whole."""
+"""`nightcrew queues` and `workers`: the store as a whole."""
 
 from __future__ import annotations
 
-import asyncio
 import time
-
-import click
 
 from nightcrew.cli import shapes
 from nightcrew.cli.output import Cell, answer, note, table
 from nightcrew.cli.serving import Need, needs
-from nightcrew.cli.store import chosen_app, missing_file, opened
+from nightcrew.cli.store import opened
 from nightcrew.cli.text import several, span
-from nightcrew.connect import connect
+from nightcrew.connect import safe_url
 from nightcrew.engine import WorkerInfo
 
 
@@ -20,7 +17,7 @@ def show_queues(url: str | None, app: str | None, *, as_json: bool) -> None:
     """Print what waits, and what keeps it."""
     with opened(url, app) as store:
         stats, workers = store.stats(), store.workers()
-        where = store.url
+        where = safe_url(store.url)
     found = needs(stats, workers)
     living = sum(info.alive for info in workers)
     if as_json:
@@ -70,7 +67,7 @@ def show_workers(url: str | None, app: str | None, *, everyone: bool, as_json: b
     """Print the workers that are alive, or all that were lately."""
     with opened(url, app) as store:
         found = [info for info in store.workers() if everyone or info.alive]
-        where = store.url
+        where = safe_url(store.url)
     if as_json:
         answer({"workers": [shapes.worker(info) for info in found]})
         return
@@ -100,25 +97,3 @@ def _worker(info: WorkerInfo, now: float) -> list[Cell]:
         span(now - info.started_at),
         status.id,
     ]
-
-
-def bring_up_to_date(url: str | None, app: str | None, *, as_json: bool) -> None:
-    """Make the store, or take the steps that this version needs, and say which."""
-    where = chosen_app(url, app).url
-    new = missing_file(where) is not None
-    steps = asyncio.run(_migrate(where))
-    if as_json:
-        answer({"url": where, "created": new, "steps": steps})
-        return
-    done = "made" if new else "brought up to date" if steps else "up to date already"
-    click.echo(f"{where}: {done}")
-    for step in steps:
-        click.echo(f"  {step}")
-
-
-async def _migrate(url: str) -> list[str]:
-    engine = connect(url)
-    try:
-        return await engine.migrate()
-    finally:
-        await engine.close()

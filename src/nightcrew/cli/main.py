@@ -237,20 +237,71 @@ def workers(everyone: bool, url: str | None, app: str | None, as_json: bool) -> 
 
 
 @main.command()
+@click.option(
+    "--from",
+    "from_",
+    metavar="URL",
+    help="Move all jobs of this SQLite store here, with the same ids; stop its workers first.",
+)
+@click.option(
+    "--from-blobs",
+    metavar="FOLDER",
+    help="With --from: where the files of that store are; by default beside it.",
+)
+@click.option(
+    "--blobs",
+    metavar="FOLDER",
+    help="With --from: where its files go; by default where the app, or the URL, keeps them.",
+)
+@click.option(
+    "--roles",
+    is_flag=True,
+    help="Make PostgreSQL roles with no more rights than each needs: owner, migrator, worker, client, reader.",
+)
+@click.option("--sql", is_flag=True, help="Print the SQL, for a DBA to run, and do nothing.")
 @store_options
 @json_option
-def migrate(url: str | None, app: str | None, as_json: bool) -> None:
+def migrate(
+    url: str | None, app: str | None, from_blobs: str | None, blobs: str | None, **asked: Any
+) -> None:
     """Bring the store up to date.
 
     Makes the store where there is none, and takes every step that this version needs. It is safe to call
     at any time, and twice; workers and clients do the same when they open the store, so call it
     when you want that to happen before they start.
 
+    With --from it then moves over all jobs, waiting and finished, of a SQLite store. From its beginning on
+    that file takes no more jobs, and no worker runs on it. It may be stopped at any point: the same command
+    goes on from there, and moves no job twice.
+
     \b
     Examples:
       nightcrew migrate
       nightcrew migrate --url sqlite:////var/lib/shop/jobs.db
+      nightcrew migrate --url postgresql://dba@db/shop --roles
+      nightcrew migrate --url postgresql://dba@db/shop --roles --sql | less
+      nightcrew migrate --url postgresql://db/shop --from sqlite:////var/lib/shop/jobs.db
     """
-    from nightcrew.cli.looking import bring_up_to_date
+    from nightcrew.cli.migrating import Blobs, bring_up_to_date
 
-    bring_up_to_date(url, app, as_json=as_json)
+    bring_up_to_date(url, app, blobs=Blobs(from_blobs, blobs), **asked)
+
+
+@main.command()
+@store_options
+@json_option
+def doctor(url: str | None, app: str | None, as_json: bool) -> None:
+    """Look for what is wrong with the store, and say what to do.
+
+    Changes nothing. On PostgreSQL it looks at what would make it slow or lose jobs: old transactions,
+    rows that are not cleaned away, partitions, clocks, poolers, connections, durability, rights;
+    on every store at workers and at what waits for them. Exits with 1 when something is wrong.
+
+    \b
+    Examples:
+      nightcrew doctor
+      nightcrew doctor --url postgresql://db/shop --json | jq '.findings[] | .what'
+    """
+    from nightcrew.cli.doctor import examine
+
+    examine(url, app, as_json=as_json)

@@ -18,6 +18,7 @@ from nightcrew.cli.failing import Code, Failure, trace
 from nightcrew.cli.output import note
 from nightcrew.cli.store import check_steered, duration, needed_app, needed_spec, steer
 from nightcrew.cli.text import plain, plain_lines, shorten
+from nightcrew.connect import safe_url
 from nightcrew.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def _announce(
     names = ", ".join(shorten(name, 60) for name in tasks[:_TASKS_SHOWN]) + more
     facts = {
         "app": spec,
-        "store": url,
+        "store": safe_url(url),
         "queues": ", ".join(settings.get("queues", ["all"])),
         "tasks": names or "none: does the module import those that it should run?",
         "workers": "1 process" if processes == 1 else f"{processes} processes",

@@ -21,6 +21,8 @@ from nightcrew.errors import ConfigurationError, EngineBusy, EngineError, Schema
 
 APPLICATION_ID = 0x4E435257  # "NCRW"
 BUSY_TIMEOUT = 30.0
+MOVED = "the jobs of this file were moved elsewhere"
+"""What the file itself says to whoever would write to it (`sqlite_moving`)."""
 _SAFE = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "glusterfs", "fuse.glusterfs"}
 
@@ -65,6 +67,8 @@ def engine_error(error: Exception, path: Path) -> EngineError:
         )
     if isinstance(error, UnicodeError):
         return EngineError(f"what is stored must be text in UTF-8, got {error}; nothing was written")
+    if isinstance(error, apsw.ConstraintError) and MOVED in str(error):
+        return SchemaError(f"{path} takes nothing any more: {MOVED}; set NIGHTCREW_URL to where they are now")
     if isinstance(error, apsw.NotADBError):
         return SchemaError(f"{path} is not a SQLite database; give another path, or move this file away")
     return EngineError(
@@ -215,8 +219,22 @@ def _steps() -> list[tuple[str, str]]:
     return [(name.removesuffix(".sql"), (files / name).read_text(encoding="utf-8")) for name in names]
 
 
+def find_mark(db: apsw.Connection) -> tuple[str, str, bool] | None:
+    """Of a file whose jobs were moved elsewhere: the move's number, where to, and whether all of it is there."""
+    if db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'moved'").get == 0:
+        return None
+    move, target, ended = db.execute("SELECT move, target, ended FROM moved").get
+    return str(move), str(target), bool(ended)
+
+
 def migrate(db: apsw.Connection, path: Path) -> list[str]:
     """Bring the schema up to date, each step in one transaction; return the steps taken."""
+    mark = find_mark(db)
+    if mark is not None:
+        raise SchemaError(
+            f"the jobs of {path} {'were' if mark[2] else 'are being'} moved to {mark[1]}: nobody may work on the file any "
+            "more; set NIGHTCREW_URL to where they are now"
+        )
     steps = _steps()
     if db.pragma("user_version") == len(steps) and db.pragma("application_id") == APPLICATION_ID:
         return []

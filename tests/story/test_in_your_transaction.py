@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import asyncpg
 import django.db
@@ -29,6 +33,8 @@ from nightcrew import (
 from nightcrew.engine import Topic, WorkerStatus
 from nightcrew.job import Outcome
 from nightcrew.policy import decide
+from tests.parts import ROOT
+from tests.story import orders
 from tests.story.desks import (
     AWAITED_DESKS,
     DESKS,
@@ -538,6 +544,49 @@ async def test_a_result_that_does_not_fit_is_refused_at_once(app: Nightcrew) -> 
         assert await job.afinished(PATIENCE) is JobState.FAILED
     assert job.record.error is not None
     assert "ArgumentsError" in job.record.error.type
+
+
+# --- where processes end --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("killed", "runs"), [("never", 1), ("before", 2), ("after", 1)])
+async def test_a_child_that_dies_has_committed_or_not(app: Nightcrew, killed: str, runs: int) -> None:
+    book = Book(app.url)
+    app.include(orders.tasks)
+    async with working(app):
+        job = await orders.sell_in_a_child.aenqueue(app.url, book.entry("hat"), killed)
+        assert await job.aresult(2 * PATIENCE) == f"fence {runs}"
+    assert book.entries == ["hat"]
+    assert (await job.arefresh()).record.crashes == runs - 1
+
+
+@contextlib.contextmanager
+def worker_process(url: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a worker on the app of `tests.story.orders`; killed when the block is left."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nightcrew", "worker", "tests.story.orders:app", "--processes", "1"],
+        env={**os.environ, "NIGHTCREW_URL": url, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(PATIENCE)
+
+
+async def test_a_worker_that_is_killed_before_the_commit_has_done_nothing(
+    app: Nightcrew, tmp_path: Path
+) -> None:
+    book = Book(app.url)
+    app.include(orders.tasks)
+    job = await orders.sell_slowly.aenqueue(app.url, book.entry("hat"), str(tmp_path))
+    with worker_process(app.url):
+        await await_until((tmp_path / "finished").exists, PATIENCE)
+        assert (await job.arefresh()).state is JobState.RUNNING
+    async with working(app):
+        result = await job.aresult(2 * PATIENCE)
+    assert result != "fence 1"
+    assert book.entries == ["hat"]
 
 
 # --- what cannot be joined ----------------------------------------------------------------------------

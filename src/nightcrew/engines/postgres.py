@@ -163,7 +163,7 @@ _SETTLED = "SELECT {s}.settled(%s::uuid[], %s::integer[])"
 _REPORT = "SELECT {s}.report(%b::bigint[], %s::json, %s::integer)"
 _RENEW = "SELECT * FROM {s}.renew(%s, %s, %s, %s, %s::double precision, %s::json, %s::double precision)"
 _RETIRE = "SELECT {s}.retire(%s)"
-_SWEEP = "SELECT {s}.sweep(%s::bigint, %s, %s::text[], %s::integer, %s::double precision)"
+_SWEEP = "SELECT * FROM {s}.sweep(%s::bigint, %s, %s::text[], %s::integer, %s::double precision)"
 _SWEPT = "SELECT * FROM {s}.swept(%s::bigint)"
 _PRUNE = "SELECT * FROM {s}.prune(%s::uuid, %s::integer, %s::double precision)"
 _MAKE_PARTITIONS = "SELECT {s}.make_partitions(%s::double precision)"
@@ -561,7 +561,7 @@ class PostgresEngine:
         """Stage due jobs, take over the jobs of dead workers, prune a little."""
         _, bell, _ = self._open()
         number = random.getrandbits(62)
-        [(staged,)] = await self._call(_SWEEP, number, worker, list(dead), _RESCUED, self._now())
+        [(staged, taken)] = await self._call(_SWEEP, number, worker, list(dead), _RESCUED, self._now())
         if staged:
             bell.ring(Topic.READY)
         now = time.time() if self._clock is None else self._clock.wall()
@@ -573,7 +573,7 @@ class PostgresEngine:
                 journal=row[17],
                 cancelled=row[18],
             )
-            for row in await self._call(_SWEPT, number)
+            for row in (await self._call(_SWEPT, number) if taken else ())
         ]
         pruned, blobs = await self._prune(now)
         return Swept(lost=lost, staged=staged, pruned=pruned, blobs=tuple(blobs))

@@ -132,7 +132,7 @@ class Look:
 
     async def _records(self, ids: Sequence[str]) -> dict[str, JobRecord]:
         source = "unnest(%s::uuid[]) asked(id) JOIN {s}.job j ON j.id = asked.id".replace("{s}", self._schema)
-        [found] = await self._link.look([(self._sql(_JOBS, from_jobs=source), [list(ids)])])
+        found = await self._link.call(self._sql(_JOBS, from_jobs=source), [list(ids)])
         return {row[0]: _record(row) for row in found}
 
     async def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
@@ -238,17 +238,13 @@ class Look:
 
     async def workers(self, moment: float | None) -> list[WorkerInfo]:
         """The workers that have been seen lately, the living first."""
-        [found] = await self._link.look(
-            [
-                (
-                    self._sql(
-                        "SELECT status::text, started_at, beat, state = 'live' AND beat + lease > {s}.now_or(%s)"
-                        " FROM {s}.worker WHERE state <> 'gone'"
-                        " ORDER BY state DESC, n DESC LIMIT 1000"
-                    ),
-                    [moment],
-                )
-            ]
+        found = await self._link.call(
+            self._sql(
+                "SELECT status::text, started_at, beat, state = 'live' AND beat + lease > {s}.now_or(%s)"
+                " FROM {s}.worker WHERE state <> 'gone'"
+                " ORDER BY state DESC, n DESC LIMIT 1000"
+            ),
+            [moment],
         )
         return [
             WorkerInfo(status=_status.decode(status), started_at=started, seen_at=seen, alive=alive)
@@ -257,16 +253,12 @@ class Look:
 
     async def unused_blobs(self, blobs: Sequence[str]) -> list[str]:
         """Those of `blobs` that no job refers to."""
-        [found] = await self._link.look(
-            [
-                (
-                    self._sql(
-                        "SELECT b FROM unnest(%s::text[]) WITH ORDINALITY asked(b, n)"
-                        " WHERE NOT EXISTS (SELECT FROM {s}.blob WHERE blob.blob = b) ORDER BY n"
-                    ),
-                    [list(blobs)],
-                )
-            ]
+        found = await self._link.call(
+            self._sql(
+                "SELECT b FROM unnest(%s::text[]) WITH ORDINALITY asked(b, n)"
+                " WHERE NOT EXISTS (SELECT FROM {s}.blob WHERE blob.blob = b) ORDER BY n"
+            ),
+            [list(blobs)],
         )
         return [row[0] for row in found]
 

@@ -452,16 +452,17 @@ $$;
 -- Take for dead: workers whose lease is over, those of before a restart of this host, and those named. Take over
 -- what they held, some claims at a time; make due jobs ready. A repeated call with the same number answers the same.
 CREATE OR REPLACE FUNCTION {schema}.sweep(
-    number bigint, who text, dead text[], most integer, moment double precision DEFAULT NULL
-) RETURNS integer
+    number bigint, who text, dead text[], most integer, moment double precision DEFAULT NULL,
+    OUT staged integer, OUT taken bigint
+)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     at double precision := now_or(moment);
     me worker;
-    staged integer := 0;
     one record;
-    taken integer := 0;
+    members integer := 0;
 BEGIN
+    staged := 0;
     SELECT * INTO me FROM worker WHERE id = who AND state = 'live';
     IF NOT FOUND THEN
         RAISE EXCEPTION 'worker % is not registered, or was taken for dead', who USING ERRCODE = 'NC001';
@@ -481,10 +482,10 @@ BEGIN
         UPDATE claim SET worker = me.n, raised = raised + 1, sweep = number,
             fences = ARRAY(SELECT f + 1 FROM unnest(fences) WITH ORDINALITY u(f, n) ORDER BY n)
         WHERE id = one.id;
-        taken := taken + (SELECT cardinality(ids) FROM claim WHERE id = one.id);
-        EXIT WHEN taken >= most;
+        members := members + (SELECT cardinality(ids) FROM claim WHERE id = one.id);
+        EXIT WHEN members >= most;
     END LOOP;
-    RETURN staged;
+    SELECT count(*) INTO taken FROM claim WHERE sweep = number; -- those of a call before this one too
 END $$;
 
 -- What a sweep has taken over.

@@ -20,19 +20,9 @@ from nightcrew.blob import BlobStore
 from nightcrew.context import Context, set_current
 from nightcrew.errors import Abort, ConfigurationError, RetryAfter, Snooze, Stopped
 from nightcrew.files import is_spilled, spill, unspill
-from nightcrew.job import (
-    NO_EXTRAS,
-    Ended,
-    ErrorInfo,
-    Extras,
-    Grant,
-    JobState,
-    Outcome,
-    RetryRule,
-    Transition,
-)
+from nightcrew.job import NO_EXTRAS, Ended, ErrorInfo, Extras, Grant, Outcome, RetryRule, Transition
 from nightcrew.options import exception_name, seconds
-from nightcrew.policy import decide
+from nightcrew.policy import decide, success
 from nightcrew.task import Task
 
 logger = logging.getLogger("nightcrew.worker")
@@ -41,7 +31,7 @@ MAX_MESSAGE = 4_000
 MAX_TRACEBACK = 20_000
 
 _STOPPED = "it stopped when asked to"
-_DONE, _STATE = Outcome.SUCCEEDED, JobState.SUCCEEDED  # looked up once, not for every job
+_DONE = Outcome.SUCCEEDED
 _SUCCEEDED = Ended(_DONE)
 
 _extras = msgspec.json.Decoder(Extras)
@@ -264,23 +254,7 @@ class Run(msgspec.Struct):
         duration = now - self.started
         outcome = ended.outcome
         if outcome is _DONE:
-            # As `decide` would, without asking: most grants end so.
-            return Transition(
-                grant,
-                _STATE,
-                _DONE,
-                grant.attempts + 1,
-                grant.crashes,
-                grant.losses,
-                0.0,
-                ended.result,
-                ended.blobs,
-                None,
-                None,
-                started_at,
-                duration,
-                keep,
-            )
+            return success(grant, ended.result, ended.blobs, started_at, duration, keep)
         logger.info("job %s (%s): %s", grant.id, grant.task, outcome)
         rule = plan.rule
         if extras is not None and extras.retry is not None:

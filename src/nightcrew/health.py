@@ -34,6 +34,8 @@ class Examination(Struct, frozen=True):
 
     store: str
     """Without a password."""
+    usable: bool
+    """Whether it can be opened as it is: without making or changing anything."""
     facts: dict[str, Any]
     checks: list[str]
     findings: list[Finding]

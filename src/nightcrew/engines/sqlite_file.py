@@ -219,6 +219,11 @@ def _steps() -> list[tuple[str, str]]:
     return [(name.removesuffix(".sql"), (files / name).read_text(encoding="utf-8")) for name in names]
 
 
+def newest_version() -> int:
+    """The version of the schema that this program makes."""
+    return len(_steps())
+
+
 def find_mark(db: apsw.Connection) -> tuple[str, str, bool] | None:
     """Of a file whose jobs were moved elsewhere: the move's number, where to, and whether all of it is there."""
     if db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'moved'").get == 0:

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context as Variables
+from functools import partial
 
 from nightcrew.app import Nightcrew
 from nightcrew.context import Context
@@ -357,8 +358,8 @@ class Dispatcher:
 
     async def _settle_apart(self, run: Run, ended: Ended, now: float) -> None:
         """Of one that was finished in a transaction: as `Finishing` says."""
-        transition = run.settlement(unless_committed(ended), now, run.started + self._wall_offset)
-        if await self._finishing.settle(transition, self._store_batch):
+        settlement = partial(run.settlement, unless_committed(ended), now, run.started + self._wall_offset)
+        if await self._finishing.settle(run.grant, settlement, self._store_batch):
             del self._runs[run.place]
             self._journal.forget([run.place])
 

@@ -55,15 +55,17 @@ class Finishing:
         return await joining.finish(run.settlement(ended, now, run.started + time.time() - now))
 
     async def settle(
-        self, transition: Transition, store: Callable[[list[Transition]], Awaitable[None]]
+        self,
+        grant: Grant,
+        settlement: Callable[[], Transition],
+        store: Callable[[list[Transition]], Awaitable[None]],
     ) -> bool:
         """Settle what was not committed; first wait until that is known. False if the store was closed below us."""
-        grant = transition.grant
         try:
             committed = await self._fate(grant) is Fate.SETTLED
             await self._notes.release(grant, drop=committed)
             if not committed:
-                await store([transition])
+                await store([settlement()])
         except EngineClosed:
             logger.exception("the store was closed below this worker: job %s runs again", grant.id)
             return False

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import asyncpg
 import django.db
+import psutil
 import psycopg
 import pytest
 import sqlalchemy
@@ -562,7 +563,7 @@ async def test_a_child_that_dies_has_committed_or_not(app: Nightcrew, killed: st
 
 @contextlib.contextmanager
 def worker_process(url: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a worker on the app of `tests.story.orders`; killed when the block is left."""
+    """Run workers on the app of `tests.story.orders`; killed when the block is left, they and who watches them."""
     process = subprocess.Popen(
         [sys.executable, "-m", "nightcrew", "worker", "tests.story.orders:app", "--processes", "1"],
         env={**os.environ, "NIGHTCREW_URL": url, "PYTHONPATH": str(ROOT)},
@@ -570,8 +571,11 @@ def worker_process(url: str) -> Iterator[subprocess.Popen[bytes]]:
     try:
         yield process
     finally:
-        process.kill()
+        watched = psutil.Process(process.pid).children(recursive=True)
+        for one in (process, *watched):
+            one.kill()
         process.wait(PATIENCE)
+        psutil.wait_procs(watched, PATIENCE)
 
 
 async def test_a_worker_that_is_killed_before_the_commit_has_done_nothing(

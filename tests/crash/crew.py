@@ -19,7 +19,7 @@ from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import msgspec
 import psutil
@@ -109,8 +109,8 @@ def live(life: Life) -> None:
     """The life of one worker process; SIGTERM ends it in good order."""
     logging.disable(logging.ERROR)  # every kill is a warning of its survivors
     if life.skew:
-        right = time.time
-        vars(time)["time"] = lambda: right() + life.skew
+        right, clock = time.time, cast(Any, time)
+        clock.time = lambda: right() + life.skew
     connected = connector(life)
     for module in (nightcrew.client, nightcrew.heartbeat):
         vars(module)["connect"] = connected
@@ -201,8 +201,8 @@ class Crew:
     def start(self, target: Callable[[Life], None] = live, **changes: Any) -> Member:
         """Start another worker process."""
         self._lives += 1
-        name = f"life-{self._lives:04}"
-        life = Life(inc=name, histories=str(self.histories), **{"url": self.url, **changes})
+        settings: dict[str, Any] = {"url": self.url, **changes}
+        life = Life(inc=f"life-{self._lives:04}", histories=str(self.histories), **settings)
         process = self._context.Process(target=target, args=(life,))
         process.start()
         member = Member(process, life)

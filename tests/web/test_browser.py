@@ -19,7 +19,8 @@ from tests.parts import need
 from tests.web.decks import CJK_TITLE, deck, picture
 from tests.web.running import Demo
 
-pytestmark = pytest.mark.browser
+# The pages are the same on every engine; what goes through from end to end runs on each.
+pytestmark = [pytest.mark.browser, pytest.mark.engine("sqlite")]
 
 FLAGS = [
     "--no-sandbox",
@@ -81,10 +82,15 @@ class Visit:
 
 
 @pytest.fixture
-def demo(tmp_path: Path) -> Any:
+def demo(tmp_path: Path, database_url: str) -> Any:
     need("browser")
-    with Demo(tmp_path / "data") as demo:
+    with Demo(tmp_path / "data", env=where(database_url)) as demo:
         yield demo
+
+
+def where(url: str) -> dict[str, str]:
+    """What tells the sample where its jobs are; without being told it keeps them in its data folder."""
+    return {} if url.startswith("sqlite:") else {"NIGHTCREW_URL": url}
 
 
 @asynccontextmanager
@@ -115,6 +121,7 @@ async def visit(browser_executable: str, demo: Demo) -> AsyncIterator[Visit]:
 
 
 @pytest.mark.office
+@pytest.mark.engine("sqlite", "postgres")
 async def test_a_deck_becomes_a_pdf(visit: Visit, soffice: str, tmp_path: Path) -> None:
     source = deck(tmp_path / "deck.pptx")
     words: list[str] = []
@@ -153,6 +160,7 @@ async def test_a_deck_becomes_a_pdf(visit: Visit, soffice: str, tmp_path: Path) 
     assert not [url for url in visit.requests[count:] if "/api/status/" in url]
 
 
+@pytest.mark.engine("sqlite", "postgres")
 async def test_an_image_becomes_a_thumbnail(visit: Visit, tmp_path: Path) -> None:
     await visit.upload("photo.png", picture(size=(3000, 2000)))
     await visit.ends("ok")
@@ -200,18 +208,21 @@ async def test_failed_polls_are_survived(visit: Visit) -> None:
     await expect(trouble).to_be_hidden()
 
 
-async def test_a_restart_of_the_server_is_survived(browser_executable: str, tmp_path: Path) -> None:
+@pytest.mark.engine("sqlite", "postgres")
+async def test_a_restart_of_the_server_is_survived(
+    browser_executable: str, tmp_path: Path, database_url: str
+) -> None:
     """The job is done by the next server, and page and session go on as if nothing had been."""
     data = tmp_path / "data"
     async with browsing(browser_executable) as context:
-        with Demo(data, "--no-worker") as first:
+        with Demo(data, "--no-worker", env=where(database_url)) as first:
             visit = Visit(await context.new_page(), first)
             await visit.sign_in()
             await visit.upload("photo.png", picture())
             await expect(visit.page.locator("#text")).to_contain_text("No worker is running")
             first.kill()
             await expect(visit.page.locator("#trouble")).to_contain_text("does not answer")
-        with Demo(data, port=first.port):
+        with Demo(data, port=first.port, env=where(database_url)):
             await visit.ends("ok")
             await visit.page.reload()
             await visit.ends("ok")

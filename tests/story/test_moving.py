@@ -369,3 +369,26 @@ def test_other_ways_are_refused_with_words(old_url: str, postgres_url: str, tmp_
         "--url", f"sqlite:///{tmp_path}/new.db", "--from", old_url, code=2
     )
     assert "who may read" in run("--url", old_url, "--roles", code=2)
+
+
+def test_it_can_be_taken_back(old_url: str, postgres_url: str, tmp_path: Path) -> None:
+    """With what the page says, so that the page is right."""
+    asyncio.run(furnished(old_url))
+    before = asyncio.run(seen_at(old_url))
+    run("--url", postgres_url, "--from", old_url)
+    page = (ROOT / "docs" / "moving-to-postgresql.md").read_text()
+    script = re.search(r"```python\n(# take_back\.py.*?)```", page, re.DOTALL)
+    assert script is not None
+    (tmp_path / "take_back.py").write_text(script[1])
+    subprocess.run(
+        [sys.executable, "take_back.py", old_url.removeprefix("sqlite:///")], cwd=tmp_path, check=True
+    )
+    assert asyncio.run(seen_at(old_url)) == before
+
+    async def goes_on() -> None:
+        engine = SqliteEngine(Path(old_url.removeprefix("sqlite:///")))
+        await engine.open()
+        await put(engine)
+        await engine.close()
+
+    asyncio.run(goes_on())

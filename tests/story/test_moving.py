@@ -392,3 +392,28 @@ def test_it_can_be_taken_back(old_url: str, postgres_url: str, tmp_path: Path) -
         await engine.close()
 
     asyncio.run(goes_on())
+
+
+def test_a_job_that_is_there_already_is_left_as_it_is(old_url: str, postgres_url: str) -> None:
+    job = a_job()
+
+    async def twice() -> None:
+        old = SqliteEngine(Path(old_url.removeprefix("sqlite:///")))
+        new = PostgresEngine(postgres_url)
+        for engine in (old, new):
+            await engine.open()
+            await engine.enqueue([job])
+        await put(old, 2)
+        hand = Hand(new)
+        await hand.beat()
+        await hand.applied(won(await hand.one()))
+        await hand.engine.retire(hand.id)
+        for engine in (old, new):
+            await engine.close()
+
+    asyncio.run(twice())
+    said = run("--url", postgres_url, "--from", old_url)
+    assert (said["moved"]["jobs"], said["moved"]["known"]) == (3, 1)
+    states = {job_id: detail.job.state for job_id, detail in asyncio.run(seen_at(postgres_url)).items()}
+    assert states.pop(job.id) is JobState.SUCCEEDED
+    assert set(states.values()) == {JobState.READY}

@@ -54,8 +54,8 @@ def bring_up_to_date(
     done: dict[str, Any] = {}
     new = missing_file(store.url) is not None
     given = asyncio.run(connect_administrator(store.url).make_roles()) if roles else []
-    if from_ is not None:
-        found = _moved(store, from_, blobs)
+    found = None if from_ is None else _moved(store, from_, blobs)
+    if found is not None:
         done["moved"] = found.shape()
         steps = found.steps
     else:
@@ -75,7 +75,7 @@ def bring_up_to_date(
         click.echo(f"  role {role}")
     if given:
         note(f"Make a login a member of what it needs: GRANT {given[2]} TO the_login;")
-    if from_ is not None:
+    if found is not None:
         found.tell()
 
 

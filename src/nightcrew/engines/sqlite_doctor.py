@@ -52,13 +52,12 @@ Check = Callable[[Patient], list[Finding]]
 
 def place(p: Patient) -> list[Finding]:
     """A library or a file system with which data can be lost."""
-    found = []
-    for check in (check_library, lambda: check_place(p.path)):
-        try:
-            check()
-        except NightcrewError as error:
-            found.append(Finding("place", str(error), "nothing else will help"))
-    return found
+    try:
+        check_library()
+        check_place(p.path)
+    except NightcrewError as error:
+        return [Finding("place", str(error), "nothing else will help")]
+    return []
 
 
 def permissions(p: Patient) -> list[Finding]:

@@ -16,6 +16,8 @@ HEAVY = {
     *("starlette", "uvicorn", "jinja2", "multipart", "python_multipart", "httpx2", "h11", "http", "anyio"),
     # stores
     *("apsw", "sqlite3", "psycopg", "asyncpg", "boto3", "aiobotocore", "azure"),
+    # those whose connections are recognised
+    *("sqlalchemy", "django"),
     # terminals and pictures
     *("click", "rich", "PIL"),
     # child processes are started by workers only
@@ -37,8 +39,12 @@ def loaded_after(code: str) -> set[str]:
         "import nightcrew",
         "import nightcrew\nfor name in nightcrew.__all__: getattr(nightcrew, name)",
         "import nightcrew\napp = nightcrew.Nightcrew('sqlite:///never-opened.db')\n@app.task\ndef work() -> None: ...",
+        (
+            "import nightcrew\napp = nightcrew.Nightcrew('sqlite:///never-opened.db')\n@app.task\ndef work() -> None: ...\n"
+            "try: work.using(connection=object())\nexcept nightcrew.ConfigurationError: pass"
+        ),
     ],
-    ids=["import", "every public name", "declaring a task"],
+    ids=["import", "every public name", "declaring a task", "a connection of the caller's"],
 )
 def test_importing_loads_no_web_or_database_library(code: str) -> None:
     assert sorted(loaded_after(code) & HEAVY) == []

@@ -81,6 +81,7 @@ async def what_is_enqueued() -> None:
     assert_type(plain.using(priority=9, run_after="5m").enqueue(1, "y"), Job[float])
     assert_type(await awaited.using(queue_name="q").aenqueue(1, flag=True), Job[str])
     assert_type(await async_with_context.using(id="x").aenqueue(1), Job[bytes])
+    assert_type(await awaited.using(connection=object(), tags=["a"]).aenqueue(1), Job[str])
 
     # In bulk.
     assert_type(plain.call(1), Call[float])
@@ -101,6 +102,12 @@ def with_the_context_passed_on(ctx: Context) -> None:
     with_context(1)  # type: ignore[call-arg, arg-type]  # called directly, nobody gives it
 
 
+async def what_finishes(ctx: Context, connection: object) -> None:
+    ctx.finish(connection)
+    ctx.finish(connection, {"any": "result"})
+    await ctx.afinish(connection, 5)
+
+
 def tasks_are_values(task: Task[[int], str], any_task: Task[..., object]) -> None:
     assert_type(task.enqueue(1), Job[str])
     any_task.enqueue(1, 2, x=3)
@@ -109,7 +116,7 @@ def tasks_are_values(task: Task[[int], str], any_task: Task[..., object]) -> Non
 tasks_are_values(with_context, plain)
 
 
-async def what_must_be_refused() -> None:
+async def what_must_be_refused(ctx: Context) -> None:
     plain.enqueue()  # type: ignore[call-arg]
     plain.enqueue("x")  # type: ignore[arg-type]
     plain.enqueue(1, c=2)  # type: ignore[call-arg]
@@ -124,6 +131,7 @@ async def what_must_be_refused() -> None:
     text: int = await (await awaited.aenqueue(1)).aresult()  # type: ignore[assignment]
     del number, text
 
+    ctx.finish()  # type: ignore[call-arg]
     plain.using(prio=1)  # type: ignore[call-arg]
     plain.using(priority="high")  # type: ignore[arg-type]
     plain.using(run_in="process")  # type: ignore[call-arg]  # of the task, not of a call

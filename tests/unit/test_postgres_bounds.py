@@ -38,8 +38,9 @@ def test_it_goes_on_where_the_last_claim_began() -> None:
 def test_now_and_then_it_looks_where_late_ones_may_come() -> None:
     bounds = Bounds()
     bounds.ask(S, 0.0)
-    learn(bounds, [1, 40], mark=(30, 10, 11))
-    learn(bounds, [1, 50], mark=(60, 11, 12))  # whoever wrote at the first mark has ended
+    learn(bounds, [1, 40], mark=(30, 10, 10))
+    learn(bounds, [1, 45], mark=(50, 10, 11))
+    learn(bounds, [1, 50], mark=(60, 11, 12))  # whoever wrote when 30 was the last has ended
     assert bounds.ask(S, 0.01)[0] == [50, 0]
     assert bounds.ask(S, 0.01 + RESCAN)[0] == [30, 0]
     assert bounds.ask(S, 0.02 + RESCAN)[0] == [50, 0]
@@ -49,7 +50,8 @@ def test_only_who_has_looked_from_below_is_sure() -> None:
     """A writer has ended, but nobody has looked at what it left."""
     bounds = Bounds()
     bounds.ask(S, 0.0)
-    learn(bounds, [1, 40], mark=(30, 10, 11))
+    learn(bounds, [1, 40], mark=(30, 10, 10))
+    learn(bounds, [1, 40], mark=(50, 10, 11))
     learn(bounds, [], asked=[40, 40], all_seen=True, mark=(60, 11, 12))
     assert bounds.ask(S, RESCAN)[0] == [0, 0]
     learn(bounds, [], asked=[0, 0], all_seen=True, mark=(60, 11, 12))
@@ -81,11 +83,25 @@ def test_nothing_that_commits_late_is_missed_for_long(data: st.DataObject) -> No
     ready: set[int] = set()
     place = xid = 0
 
+    def begin() -> None:
+        nonlocal xid
+        xid += 1
+        open_writers[xid] = []
+
+    def draw() -> None:
+        nonlocal place
+        place += 1
+        open_writers[data.draw(st.sampled_from(sorted(open_writers)))].append(place)
+
     def claim() -> None:
         nonlocal now
         now += data.draw(st.sampled_from([0.001, 0.001, RESCAN]))
         asked, again, _ = bounds.ask([1], now)
-        mark = (place, min(open_writers, default=xid + 1), xid + 1)
+        writers = min(open_writers, default=xid + 1), xid + 1
+        if data.draw(st.booleans()):  # somebody begins, between the snapshot and the look at the last place
+            begin()
+            draw()
+        mark = (place, *writers)
         limit = data.draw(st.integers(1, 4))
         taken = sorted(p for p in ready if p >= asked[0])[:limit]
         ready.difference_update(taken)
@@ -95,11 +111,9 @@ def test_nothing_that_commits_late_is_missed_for_long(data: st.DataObject) -> No
     for _ in range(data.draw(st.integers(1, 40))):
         match data.draw(st.sampled_from(["begin", "draw", "end", "claim"])):
             case "begin":
-                xid += 1
-                open_writers[xid] = []
+                begin()
             case "draw" if open_writers:
-                place += 1
-                open_writers[data.draw(st.sampled_from(sorted(open_writers)))].append(place)
+                draw()
             case "end" if open_writers:
                 ready.update(open_writers.pop(data.draw(st.sampled_from(sorted(open_writers)))))
             case _:

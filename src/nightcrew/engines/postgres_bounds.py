@@ -58,7 +58,8 @@ class Bounds:
         self._safe = 0
         """Nothing new can come below: all who may have drawn a lower place have ended."""
         self._mark: tuple[int, int] | None = None
-        """(next writer, last place) as they were together."""
+        """(next writer, a place that was the last one just before)."""
+        self._last_place = 0
         self._rescan_at = 0.0
         self._whole_at = 0.0
 
@@ -84,14 +85,16 @@ class Bounds:
 
         asked: the places it looked from, in `ready` and in `again`. taken: what it took of each, as stream, first
         place, stream, … `all_seen`: it was not stopped by its limit, so streams that gave nothing have nothing.
-        mark: last place, oldest writer and next writer before it looked.
+        mark: last place, oldest writer and next writer before it looked; the place was read after the
+        writers, so a place is held against the writers of the next answer.
         """
         last_place, oldest, following = mark
         if self._mark is not None and oldest >= self._mark[0]:
             self._safe = max(self._safe, self._mark[1])
             self._mark = None
         if self._mark is None:
-            self._mark = (following, last_place)
+            self._mark = (following, self._last_place)
+        self._last_place = last_place
         self._ready.learn(streams, asked[0], taken[0], all_seen, self._safe)
         self._again.learn(streams, asked[1], taken[1], all_seen, self._safe)
 

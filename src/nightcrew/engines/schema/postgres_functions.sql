@@ -25,53 +25,63 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = {schema}, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
-    at double precision := now_or(moment);
+    at double precision := coalesce(moment, extract(epoch FROM clock_timestamp()));
     lanes integer[];
+    known boolean;
+    lawful boolean;
+    writer xid8;
+    nth integer;
+    new_place bigint;
+    new_due double precision;
     created uuid[] := '{}';
 BEGIN
-    -- Before the first place is drawn: from here on, others can see that one below theirs may still come.
-    PERFORM pg_current_xact_id();
-    SELECT array_agg(lane.id ORDER BY asked.n) INTO lanes
-    FROM unnest(queues, tasks) WITH ORDINALITY asked(queue, task, n)
-    LEFT JOIN lane ON lane.queue = asked.queue AND lane.task = asked.task;
-    IF array_position(lanes, NULL) IS NOT NULL THEN
-        INSERT INTO lane(queue, task, label)
-        SELECT DISTINCT ON (queue, task) queue, task, label
-        FROM unnest(queues, tasks, labels) asked(queue, task, label) ORDER BY queue, task
-        ON CONFLICT DO NOTHING;
+    -- The transaction's id first, before a place is drawn: so others can see that one below theirs may still come.
+    SELECT array_agg(lane.id ORDER BY asked.n), bool_and(stream.id IS NOT NULL),
+        bool_and(asked.priority BETWEEN -100 AND 100 AND asked.most > 0), pg_current_xact_id()
+    INTO lanes, known, lawful, writer FROM unnest(queues, tasks, priorities, most) WITH ORDINALITY asked(queue, task, priority, most, n)
+    LEFT JOIN lane ON lane.queue = asked.queue AND lane.task = asked.task
+    LEFT JOIN stream ON stream.id = lane.id::bigint << 8 | 100 - asked.priority;
+    IF NOT lawful THEN
+        RAISE EXCEPTION 'a priority beyond -100 and 100, or no attempt allowed' USING ERRCODE = 'check_violation';
+    END IF;
+    IF NOT known THEN
+        PERFORM make_streams(queues, tasks, labels, priorities);
         SELECT array_agg(lane.id ORDER BY asked.n) INTO lanes
         FROM unnest(queues, tasks) WITH ORDINALITY asked(queue, task, n)
         JOIN lane ON lane.queue = asked.queue AND lane.task = asked.task;
     END IF;
-    IF EXISTS (
-        SELECT FROM unnest(lanes, priorities) shape(lane, priority)
-        WHERE NOT EXISTS (SELECT FROM stream WHERE id = shape.lane::bigint << 8 | 100 - shape.priority)
-    ) THEN
-        INSERT INTO stream(id)
-        SELECT DISTINCT shape.lane::bigint << 8 | 100 - shape.priority AS id
-        FROM unnest(lanes, priorities) shape(lane, priority)
-        WHERE shape.priority BETWEEN -100 AND 100 ORDER BY id
-        ON CONFLICT DO NOTHING;
+    IF cardinality(ids) > 8 THEN
+        -- Mostly all are new. To ask for each whether it is costs a third more: that is left for when one is not.
+        BEGIN
+            PERFORM store_jobs(lanes, priorities, most, reruns, codecs, extra, due, delays, ids, shapes, arguments,
+                               blobs, keepers, at);
+            RETURN NULL;
+        EXCEPTION WHEN unique_violation THEN
+            NULL;
+        END;
     END IF;
-    -- Mostly all are new. To ask for each row whether it is costs a third more, so that is left for when one is not.
-    BEGIN
-        PERFORM store_jobs(lanes, priorities, most, reruns, codecs, extra, due, delays, ids, shapes, arguments,
-                           blobs, keepers, at);
-        RETURN NULL;
-    EXCEPTION WHEN unique_violation THEN
-        -- One at a time: whoever stores the same id at this moment is waited for.
-        FOR n IN 1..cardinality(ids) LOOP
-            CONTINUE WHEN EXISTS (SELECT FROM job WHERE id = ids[n]);
-            BEGIN
-                PERFORM store_jobs(lanes, priorities, most, reruns, codecs, extra, due, delays, ids[n:n], shapes[n:n],
-                                   arguments[n:n], blobs, keepers, at);
-                created := created || ids[n];
-            EXCEPTION WHEN unique_violation THEN
-                NULL;
-            END;
-        END LOOP;
-        RETURN created;
-    END;
+    -- A few, or some that may be there: one by one. Whoever stores the same id at this moment is waited for.
+    FOR n IN 1..cardinality(ids) LOOP
+        nth := shapes[n];
+        INSERT INTO job(id, place, lane, priority, created_at, due_at, max_attempts, rerun, codec, args, extras)
+        VALUES (ids[n], nextval('place'), lanes[nth], priorities[nth], at, coalesce(at + delays[nth], due[nth], at),
+                most[nth], reruns[nth], codecs[nth], arguments[n]::json, extra[nth]::json)
+        ON CONFLICT (id) DO NOTHING RETURNING place, due_at INTO new_place, new_due;
+        CONTINUE WHEN NOT FOUND;
+        created := created || ids[n];
+        IF new_due <= at THEN
+            INSERT INTO ready(stream, place, id)
+            VALUES (lanes[nth]::bigint << 8 | 100 - priorities[nth], new_place, ids[n]);
+        ELSE
+            INSERT INTO later(due_at, id, stream, fence, attempts, crashes, losses)
+            VALUES (new_due, ids[n], lanes[nth]::bigint << 8 | 100 - priorities[nth], 0, 0, 0, 0);
+        END IF;
+    END LOOP;
+    IF cardinality(keepers) > 0 THEN
+        INSERT INTO blob(blob, id) SELECT b.blob, b.id FROM unnest(blobs, keepers) b(blob, id)
+        WHERE b.id = ANY (created) ON CONFLICT DO NOTHING;
+    END IF;
+    RETURN CASE WHEN cardinality(created) < cardinality(ids) THEN created END;
 END $$;
 
 -- The writing half of `enqueue`: all of these are new, or none is stored.
@@ -164,28 +174,30 @@ SET enable_mergejoin = off SET enable_seqscan = off SET enable_bitmapscan = off 
 DECLARE
     at double precision := now_or(moment);
     holder integer;
+    repeated boolean;
     taken integer := 0;
     ranked integer;
     got record;
     got_ids uuid[]; got_fences integer[]; got_attempts integer[]; got_crashes integer[]; got_losses integer[];
 BEGIN
-    SELECT n INTO holder FROM worker WHERE id = who AND state = 'live';
+    -- The last place is read after the writers, so it is no mark together with them: the caller takes that of the call
+    -- before.
+    SELECT (SELECT n FROM worker WHERE id = who AND state = 'live'), EXISTS (SELECT FROM claim WHERE id = which),
+        (SELECT min(due_at) FROM later), (SELECT max(n) FROM stream), (SELECT last_value FROM place),
+        pg_snapshot_xmin(s), pg_snapshot_xmax(s)
+    INTO holder, repeated, next_due, newest, last_place, oldest_writer, next_writer FROM pg_current_snapshot() s;
     IF holder IS NULL THEN
         RAISE EXCEPTION 'worker % is not registered, or was taken for dead', who USING ERRCODE = 'NC001';
     END IF;
-    IF EXISTS (SELECT FROM claim WHERE id = which) THEN
+    IF repeated THEN
         granted := grants_text(which);
+        last_place := NULL;
         RETURN;
     END IF;
-    SELECT min(due_at) INTO next_due FROM later;
     IF next_due <= at THEN
         PERFORM stage(moment);
         SELECT min(due_at) INTO next_due FROM later;
     END IF;
-    -- In this order: what began to write before the snapshot may still come with a lower place.
-    SELECT last_value INTO last_place FROM place;
-    SELECT pg_snapshot_xmin(s), pg_snapshot_xmax(s) INTO oldest_writer, next_writer FROM pg_current_snapshot() s;
-    SELECT max(n) INTO newest FROM stream;
     FOR ranked IN SELECT DISTINCT r FROM unnest(ranks) r ORDER BY r LOOP
         WITH mine AS MATERIALIZED (
             SELECT stream, bound, again FROM unnest(streams, ranks, bounds, agains) s(stream, rank, bound, again)

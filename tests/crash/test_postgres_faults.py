@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import psycopg
@@ -27,7 +28,7 @@ from tests.crash.crew import Crew, Member, sees
 from tests.parts import need_postgres_programs
 from tests.servers.postgres import Postgres
 from tests.servers.proxy import Cut, Proxy, Way
-from tests.waiting import await_until
+from tests.waiting import await_until, wait_until
 
 pytestmark = [pytest.mark.postgres, pytest.mark.timeout(170)]
 
@@ -186,24 +187,50 @@ async def test_a_server_that_takes_no_writes(
     crew: Crew, server: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     members = await staffed(crew)
+    said: list[str] = []
+
+    async def is_refused() -> bool:
+        job = crew.job(n=0)
+        try:
+            await crew.engine.enqueue([job])
+        except EngineBusy as error:
+            said.append(str(error))
+            return True
+        # Its session had not heard yet.
+        crew.made.append(job.id)
+        return False
+
     async with load(crew):
-        set_read_only(server, True)
-        with monkeypatch.context() as impatient:
+        with read_only(server), monkeypatch.context() as impatient:
             impatient.setattr(nightcrew.engines.postgres_link, "PATIENCE", 0.5)
-            with pytest.raises(EngineBusy, match="takes no writes"):
-                await crew.engine.enqueue([crew.job(n=0)])
-        await asyncio.sleep(1.0)  # sleeps: so that the workers meet it too
-        set_read_only(server, False)
+            await await_until(is_refused)
+            await asyncio.sleep(1.0)  # sleeps: so that the workers meet it too
         await await_until(partial(ends, crew, time.monotonic()), BACK)
+    assert "takes no writes" in said[0]
     await judged(crew, members)
 
 
-def set_read_only(server: Postgres, value: bool) -> None:
-    """Let every transaction from now on refuse to write, or not."""
-    with psycopg.connect(server.url, autocommit=True, options="-c default_transaction_read_only=off") as db:
-        value_sql = sql.SQL("on" if value else "off")
-        db.execute(sql.SQL("ALTER SYSTEM SET default_transaction_read_only = {}").format(value_sql))
-        db.execute("SELECT pg_reload_conf()")
+@contextlib.contextmanager
+def read_only(server: Postgres) -> Iterator[None]:
+    """Let every transaction refuse to write, until the block is left."""
+
+    def alter(value: Literal["on", "off"]) -> None:
+        with psycopg.connect(server.url, autocommit=True) as db:
+            db.execute("SET default_transaction_read_only = off")
+            db.execute(sql.SQL("ALTER SYSTEM SET default_transaction_read_only = {}").format(sql.SQL(value)))
+            db.execute("SELECT pg_reload_conf()")
+
+        def is_so() -> bool:
+            with psycopg.connect(server.url) as fresh:
+                return fresh.execute("SHOW default_transaction_read_only").fetchone() == (value,)
+
+        wait_until(is_so)
+
+    alter("on")
+    try:
+        yield
+    finally:
+        alter("off")
 
 
 async def test_everything_is_slow_stands_and_is_reset(crew: Crew, proxy: Proxy) -> None:

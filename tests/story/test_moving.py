@@ -234,11 +234,47 @@ def test_it_goes_on_only_where_it_began(old_url: str, postgres_url: str) -> None
     assert target.name in error
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 6, 11])
+KILLER = """
+import os, signal, sys
+from nightcrew.engines.postgres_moving import PostgresTarget
+from nightcrew.engines.sqlite_moving import SqliteSource
+where, left = sys.argv[1], int(sys.argv[2])
+def reached(text):
+    global left
+    left -= where in text
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+def before(function, text=None):
+    def call(self, *args):
+        reached(text or args[0])
+        return function(self, *args)
+    return call
+PostgresTarget._sql = before(PostgresTarget._sql)
+SqliteSource.freeze, SqliteSource.end = before(SqliteSource.freeze, "freeze"), before(SqliteSource.end, "end")
+from nightcrew.cli.main import main
+main(["migrate", *sys.argv[3:]])
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "time"),
+    [
+        ("INSERT INTO {s}.moved", 1),
+        ("freeze", 1),
+        ("make_partitions", 1),
+        ("FOR UPDATE", 1),
+        ("INSERT INTO {s}.job", 1),
+        ("INSERT INTO {s}.ready", 2),
+        ("UPDATE {s}.moved", 1),
+        ("UPDATE {s}.moved", 5),
+        ("FOR UPDATE", 5),
+        ("end", 1),
+    ],
+)
 def test_killed_at_any_point_nothing_is_lost_or_doubled(
-    stop: int, old_url: str, postgres_url: str, tmp_path: Path
+    where: str, time: int, old_url: str, postgres_url: str, tmp_path: Path
 ) -> None:
-    """The process is killed at the n-th time that the stores are asked for something; then the command is repeated."""
+    """The process is killed before it asks one of the stores for this; then the command is repeated."""
 
     async def filled() -> int:
         await furnished(old_url)
@@ -250,26 +286,8 @@ def test_killed_at_any_point_nothing_is_lost_or_doubled(
         return count
 
     count = asyncio.run(filled())
-    killer = f"""
-import os, signal, sys
-from nightcrew.engines import postgres_moving, sqlite_moving
-left = {stop}
-def dying(function):
-    async def call(*args, **kwargs):
-        global left
-        answer = await function(*args, **kwargs)
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return answer
-    return call
-target = postgres_moving.PostgresTarget
-target.begin, target.write, target._write = dying(target.begin), dying(target.write), dying(target._write)
-from nightcrew.cli.main import main
-main(["migrate", "--url", {postgres_url!r}, "--from", {old_url!r}])
-"""
     ended = subprocess.run(
-        [sys.executable, "-c", killer],
+        [sys.executable, "-c", KILLER, where, str(time), "--url", postgres_url, "--from", old_url],
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
         cwd=tmp_path,
         capture_output=True,

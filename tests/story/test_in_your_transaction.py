@@ -446,6 +446,26 @@ async def test_it_cannot_be_finished_twice(app: Nightcrew) -> None:
         await await_until(lambda: book.entries == ["hat"])
 
 
+async def test_nor_twice_in_one_transaction(app: Nightcrew) -> None:
+    """There the app's own connection still sees it held: the transaction itself must tell."""
+    book = Book(app.url)
+
+    @app.task(retry=1)
+    async def sell(ctx: Context, what: str) -> str:
+        async with open_asyncpg(app.url) as connection:
+            await connection.execute(book.entry(what))
+            await ctx.afinish(connection, what)
+            await ctx.afinish(connection, what)
+        return ""
+
+    async with working(app):
+        job = await sell.aenqueue("hat")
+        assert await job.afinished(PATIENCE) is JobState.FAILED
+    assert job.record.error is not None
+    assert job.record.error.type == "nightcrew.errors.LeaseLost"
+    assert book.entries == []
+
+
 async def test_other_jobs_do_not_wait_for_its_transaction(app: Nightcrew) -> None:
     """Nor does what it says itself, or its worker's own sign of life."""
     commit = asyncio.Event()

@@ -51,7 +51,7 @@ def test_the_page_does_what_it_says(postgres_url: str, tmp_path: Path) -> None:
     schema, plain = postgres_url.rpartition("schema=")[2], plain_url(postgres_url)
     ours = f"{plain}{'&' if '?' in plain else '?'}options={quote(f'-csearch_path={schema}')}"
     with psycopg.connect(ours) as db:
-        db.execute(f"CREATE SCHEMA {schema}")
+        db.execute(f"CREATE SCHEMA {schema}".encode())
         db.execute("CREATE TABLE orders (id integer)")
         db.execute("CREATE TABLE bills (id integer)")
     project.env |= {"NIGHTCREW_URL": postgres_url, "DATABASE": ours}

@@ -144,6 +144,9 @@ def write_text(connection: Any, statement: str) -> object:
 # --- Django
 
 
+atomic: Any = transaction.atomic  # Django ships no types
+
+
 def set_up_django(url: str) -> None:
     """Tell Django where the database is, once in a process: all tests are on one server."""
     if settings.configured:
@@ -166,7 +169,7 @@ def set_up_django(url: str) -> None:
 def open_django(url: str) -> Iterator[Any]:
     set_up_django(url)
     try:
-        with transaction.atomic():
+        with atomic():
             yield django.db.connection
     finally:
         django.db.connection.close()
@@ -176,7 +179,7 @@ def open_django(url: str) -> Iterator[Any]:
 def open_django_alias(url: str) -> Iterator[Any]:
     set_up_django(url)
     try:
-        with transaction.atomic(using="default"):
+        with atomic(using="default"):
             yield django.db.connections["default"]
     finally:
         django.db.connection.close()

@@ -19,7 +19,7 @@ tasks = Tasks()
 def sell_in_a_child(ctx: Context, url: str, entry: str, killed: str) -> str:
     """Write and finish; in its first fence the process is killed `before` or `after` the commit, or never."""
     with psycopg.connect(plain_url(url)) as connection:
-        connection.execute(entry)
+        connection.execute(entry.encode())
         ctx.finish(connection, f"fence {ctx.fence}")
         if killed == "before" and ctx.fence == 1:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -32,7 +32,7 @@ def sell_in_a_child(ctx: Context, url: str, entry: str, killed: str) -> str:
 def sell_slowly(ctx: Context, url: str, entry: str, folder: str) -> str:
     """Write and finish; in its first fence, wait for ever before the commit."""
     with psycopg.connect(plain_url(url)) as connection:
-        connection.execute(entry)
+        connection.execute(entry.encode())
         ctx.finish(connection, f"fence {ctx.fence}")
         if ctx.fence == 1:
             Path(folder, "finished").touch()

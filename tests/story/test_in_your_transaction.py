@@ -25,6 +25,7 @@ from nightcrew import (
     Blob,
     ConfigurationError,
     Context,
+    Job,
     JobNotFound,
     JobState,
     LeaseLost,
@@ -68,7 +69,7 @@ class Book:
         self.url = url
         self._table = f"{url.rpartition('schema=')[2]}.orders"
         with psycopg.connect(plain_url(url)) as db:
-            db.execute(f"CREATE TABLE {self._table} (what text)")
+            db.execute(f"CREATE TABLE {self._table} (what text)".encode())
 
     def entry(self, what: str) -> str:
         """The statement that writes something into it."""
@@ -78,7 +79,7 @@ class Book:
     def entries(self) -> list[str]:
         """What is written and committed."""
         with psycopg.connect(plain_url(self.url)) as db:
-            return [what for (what,) in db.execute(f"SELECT what FROM {self._table}")]
+            return [what for (what,) in db.execute(f"SELECT what FROM {self._table}".encode())]
 
 
 @pytest.fixture
@@ -137,11 +138,13 @@ def test_what_you_roll_back_leaves_nothing(shop: Nightcrew, desk: Desk) -> None:
     def ship(what: str) -> None: ...
 
     book = Book(shop.url)
+    enqueued: list[Job[None]] = []
     with contextlib.suppress(Undone), desk.open(shop.url) as connection:
         desk.write(connection, book.entry("hat"))
-        job = ship.using(connection=connection).enqueue("hat")
+        enqueued.append(ship.using(connection=connection).enqueue("hat"))
         raise Undone
     assert book.entries == []
+    [job] = enqueued
     with pytest.raises(JobNotFound):
         shop.get(job.id)
     assert shop.stats().queues == []
@@ -153,12 +156,14 @@ async def test_what_you_roll_back_leaves_nothing_awaited(app: Nightcrew, desk: A
     async def ship(what: str) -> None: ...
 
     book = Book(app.url)
+    enqueued: list[Job[None]] = []
     with contextlib.suppress(Undone):
         async with desk.open(app.url) as connection:
             await desk.write(connection, book.entry("hat"))
-            job = await ship.using(connection=connection).aenqueue("hat")
+            enqueued.append(await ship.using(connection=connection).aenqueue("hat"))
             raise Undone
     assert book.entries == []
+    [job] = enqueued
     with pytest.raises(JobNotFound):
         await app.aget(job.id)
 
@@ -592,7 +597,8 @@ def worker_process(url: str) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         watched = psutil.Process(process.pid).children(recursive=True)
-        for one in (process, *watched):
+        process.kill()
+        for one in watched:
             one.kill()
         process.wait(PATIENCE)
         psutil.wait_procs(watched, PATIENCE)
@@ -723,7 +729,7 @@ def test_another_database_is_refused(shop: Nightcrew) -> None:
 
     name = f"other_{shop.url.rpartition('schema=')[2]}"
     with psycopg.connect(plain_url(shop.url), autocommit=True) as db:
-        db.execute(f"CREATE DATABASE {name}")
+        db.execute(f"CREATE DATABASE {name}".encode())
     try:
         url = shop.url.replace("/postgres?", f"/{name}?")
         assert url != shop.url
@@ -735,7 +741,7 @@ def test_another_database_is_refused(shop: Nightcrew) -> None:
                 ship.using(connection=connection).enqueue()
     finally:
         with psycopg.connect(plain_url(shop.url), autocommit=True) as db:
-            db.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            db.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 def test_calls_of_several_connections_are_refused(shop: Nightcrew) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,7 +33,7 @@ from nightcrew.health import Examination, Finding, Severity
 from nightcrew.testing.conformance.stage import Hand, a_job, put, won
 from tests.parts import need, need_postgres_programs
 from tests.servers.pgbouncer import PgBouncer
-from tests.servers.postgres import Postgres
+from tests.servers.postgres import Postgres, disguise
 from tests.servers.roles import logins, make_store, plain
 from tests.waiting import wait_until
 
@@ -230,6 +232,31 @@ def test_a_slot_that_pins_rows(url: str) -> None:
         assert finding.facts["transactions"] >= 2
     finally:
         do(url, "SELECT pg_drop_replication_slot('pinning')")
+
+
+def test_a_standby_that_pins_rows_for_its_own_queries(server: Postgres, url: str, tmp_path: Path) -> None:
+    data = tmp_path / "standby"
+    subprocess.run(
+        [server.programs / "pg_basebackup", "-D", data, "-d", server.url, "-R", "-c", "fast"],
+        check=True,
+        capture_output=True,
+    )
+    who = disguise().user
+    if who:
+        for path in (tmp_path, data, *data.rglob("*")):
+            shutil.chown(path, who)
+    feedback = {"hot_standby_feedback": "on", "wal_receiver_status_interval": "1s"}
+    with (
+        Postgres(server.programs, data=data, settings={**SETTINGS, **feedback}) as standby,
+        psycopg.connect(standby.url) as reading,
+    ):
+        reading.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        reading.execute("SELECT count(*) FROM pg_class")
+        do(url, *["SELECT pg_current_xact_id()"] * 3)
+        wait_until(lambda: found(url, "standbys", slot_age=1) != [])
+        finding = only(found(url, "standbys", slot_age=1))
+        assert "hot_standby_feedback" in finding.what
+        assert found(url, "standbys") == []  # three transactions are nothing
 
 
 # --- the tables -------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nightcrew.engines.postgres_bounds import RESCAN, WHOLE, Bounds
+from nightcrew.engines.postgres import RESCAN, WHOLE, Bounds
 
 S = [1, 2]
 

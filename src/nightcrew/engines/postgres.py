@@ -1,7 +1,8 @@
 """The PostgreSQL engine: one database, shared by any number of processes of any number of hosts.
 
 Every method is one call of a function in the schema (`schema/postgres_functions.sql`), so one round trip and one
-transaction. `postgres_link` is the way there, `postgres_bounds` says from where a claim looks, `postgres_look` reads.
+transaction. Here is the way of a job, and from where a claim looks for one; `postgres_link` is the way to the server,
+`postgres_look` reads, `postgres_upkeep` cleans.
 """
 
 from __future__ import annotations
@@ -35,18 +36,16 @@ from nightcrew.engine import (
     WorkerStatus,
 )
 from nightcrew.engines import postgres_schema as schema
-from nightcrew.engines.postgres_bounds import Bounds
 from nightcrew.engines.postgres_joining import Joining
-from nightcrew.engines.postgres_link import Address, Bell, Doubles, Link, Listener, closed
+from nightcrew.engines.postgres_link import Address, Bell, Doubles, Link, Listener, Unsure, closed
 from nightcrew.engines.postgres_look import Look
+from nightcrew.engines.postgres_upkeep import Upkeep, granted
 from nightcrew.errors import EngineError, LimitExceeded
 from nightcrew.job import (
-    NO_EXTRAS,
     Grant,
     JobDetail,
     JobRecord,
     JobState,
-    Lost,
     NewJob,
     Outcome,
     Report,
@@ -59,10 +58,6 @@ _FAIR_TURN = 8
 """One claim in so many takes the oldest jobs, whatever their priority: nothing starves."""
 _LOG_LINES = 10_000
 """Most log lines kept for one job."""
-_RESCUED = 1_000
-_PRUNED = 200
-_LAPS_APART = 600.0
-_PARTITIONS_APART = 600.0
 
 _grants = msgspec.json.Decoder(list[Grant])
 _encode = msgspec.json.encode
@@ -155,6 +150,7 @@ _CLAIM = (
     "SELECT * FROM {s}.claim(%s::bigint, %s, %b::bigint[], %b::integer[], %b::bigint[], %b::bigint[], %s::integer,"
     " %s::boolean, %s::double precision)"
 )
+_CLAIM_OUTCOME = "SELECT {s}.claim_outcome(%s::bigint, %s, %s::double precision)"
 _FINISH = (
     "SELECT {s}.finish(%b::bigint[], %s::uuid[], %s::integer[], %b::double precision[], %b::double precision[],"
     " %b::double precision[], %b::text[], %s::json, %s::double precision)"
@@ -163,12 +159,6 @@ _SETTLED = "SELECT {s}.settled(%s::uuid[], %s::integer[])"
 _REPORT = "SELECT {s}.report(%b::bigint[], %s::json, %s::integer)"
 _RENEW = "SELECT * FROM {s}.renew(%s, %s, %s, %s, %s::double precision, %s::json, %s::double precision)"
 _RETIRE = "SELECT {s}.retire(%s)"
-_SWEEP = "SELECT * FROM {s}.sweep(%s::bigint, %s, %s::text[], %s::integer, %s::double precision)"
-_SWEPT = "SELECT * FROM {s}.swept(%s::bigint)"
-_PRUNE = "SELECT * FROM {s}.prune(%s::uuid, %s::integer, %s::double precision)"
-_MAKE_PARTITIONS = "SELECT {s}.make_partitions(%s::double precision)"
-_RETIRE_DAY = "SELECT {s}.retire_day(%s::double precision)"
-_DROP_DAYS = "SELECT {s}.drop_days()"
 _CANCEL = "SELECT {s}.cancel_job(%s::uuid, %s::double precision, %s::double precision)"
 _RETRY = "SELECT {s}.retry_job(%s::uuid, %s::double precision)"
 _STREAMS = (
@@ -181,44 +171,6 @@ _OPEN_GRANTS = """
         WITH ORDINALITY m(id, fence, attempts, crashes, losses, n)
     JOIN {s}.job j ON j.id = m.id JOIN {s}.lane l ON l.id = j.lane WHERE c.id = %s::bigint ORDER BY m.n
 """
-
-
-def _grant(row: Sequence[Any], ready_at: float) -> Grant:
-    (
-        place,
-        key,
-        task,
-        queue,
-        args,
-        priority,
-        fence,
-        attempts,
-        crashes,
-        losses,
-        most,
-        rerun,
-        codec,
-        claim,
-        extras,
-    ) = row
-    return Grant(
-        seq=place,
-        hex=key,
-        task=task,
-        queue=queue,
-        args=msgspec.Raw(args.encode()),
-        priority=priority,
-        fence=fence,
-        attempts=attempts,
-        crashes=crashes,
-        losses=losses,
-        max_attempts=most,
-        rerun_if_lost=rerun,
-        ready_at=ready_at,
-        codec=codec,
-        claim=claim,
-        extras=NO_EXTRAS if extras is None else msgspec.Raw(extras.encode()),
-    )
 
 
 class _Streams:
@@ -249,6 +201,108 @@ class _Streams:
         return self._matching[key]
 
 
+# --- from where a claim looks ---------------------------------------------------------------------------
+#
+# From which place on a claim looks, so that it never reads past what is gone, nor misses what comes late.
+#
+# Deleted rows stay in the way until they are vacuumed, which an open transaction anywhere may prevent for hours. Places
+# rise, so whoever has claimed up to a place need not look below it: except for rows whose writers drew a lower
+# place and commit after. The server tells which transactions still write: once all that had begun when a place was the
+# last one are over, nothing can come below that place any more.
+
+RESCAN = 0.25
+"""Seconds after which to look again where late ones may have come."""
+WHOLE = 60.0
+"""Seconds after which to look at all, for what a claim had locked that was then undone."""
+_SHARE = 500.0
+"""Looking at all may take one part in so many of the time."""
+
+
+class _Line:
+    """One table's lines: for each stream a place from which to look, and one below which nothing is left."""
+
+    __slots__ = ("begins", "sure")
+
+    def __init__(self) -> None:
+        self.begins: dict[int, int] = {}
+        self.sure: dict[int, int] = {}
+
+    def places(self, streams: Sequence[int], rescan: bool) -> list[int]:
+        if rescan:
+            return [self.sure.get(stream, 0) for stream in streams]
+        return [self.begins.get(stream, 0) for stream in streams]
+
+    def learn(
+        self, streams: Sequence[int], asked: Sequence[int], taken: Sequence[int], all_seen: bool, safe: int
+    ) -> None:
+        firsts = dict(zip(taken[::2], taken[1::2], strict=True))
+        for stream, place in zip(streams, asked, strict=True):
+            first = firsts.get(stream)
+            if first is None and not all_seen:
+                continue
+            # Not behind the last one taken: what others had locked in between may come back.
+            self.begins[stream] = max(self.begins.get(stream, 0), safe) if first is None else first
+            sure = self.sure.get(stream, 0)
+            if (
+                place <= sure
+            ):  # it looked at all that may have come late, and up to here there is nothing (more)
+                self.sure[stream] = max(sure, safe if all_seen else min(first or 0, safe))
+
+
+class Bounds:
+    """What one engine knows. Pure: times are monotonic seconds that the caller gives."""
+
+    def __init__(self) -> None:
+        self._ready = _Line()
+        self._again = _Line()
+        self._safe = 0
+        """Nothing new can come below: all who may have drawn a lower place have ended."""
+        self._mark: tuple[int, int] | None = None
+        """(next writer, a place that was the last one just before)."""
+        self._last_place = 0
+        self._rescan_at = 0.0
+        self._whole_at = 0.0
+
+    def ask(self, streams: Sequence[int], now: float) -> tuple[list[int], list[int], bool]:
+        """The places to look from, in `ready` and in `again`, and whether that is at all there is."""
+        if now >= self._whole_at:
+            self._rescan_at, self._whole_at = now + RESCAN, now + WHOLE
+            return [0] * len(streams), [0] * len(streams), True
+        rescan = now >= self._rescan_at
+        if rescan:
+            self._rescan_at = now + RESCAN
+        return self._ready.places(streams, rescan), self._again.places(streams, rescan), False
+
+    def learn(
+        self,
+        streams: Sequence[int],
+        asked: tuple[Sequence[int], Sequence[int]],
+        taken: tuple[Sequence[int], Sequence[int]],
+        all_seen: bool,
+        mark: tuple[int, int, int],
+    ) -> None:
+        """Take what a claim answered.
+
+        asked: the places it looked from, in `ready` and in `again`. taken: what it took of each, as stream, first
+        place, stream, … `all_seen`: it was not stopped by its limit, so streams that gave nothing have nothing.
+        mark: last place, oldest writer and next writer before it looked; the place was read after the
+        writers, so a place is held against the writers of the next answer.
+        """
+        last_place, oldest, following = mark
+        if self._mark is not None and oldest >= self._mark[0]:
+            self._safe = max(self._safe, self._mark[1])
+            self._mark = None
+        if self._mark is None:
+            self._mark = (following, self._last_place)
+        self._last_place = last_place
+        self._ready.learn(streams, asked[0], taken[0], all_seen, self._safe)
+        self._again.learn(streams, asked[1], taken[1], all_seen, self._safe)
+
+    def took(self, seconds: float, now: float) -> None:
+        """A claim that looked at all took so long: not again before it is worth it."""
+        self._whole_at = max(self._whole_at, now + seconds * _SHARE)
+
+
 # --- the engine -------------------------------------------------------------------------------------
 
 
@@ -271,15 +325,6 @@ class PostgresEngine:
         self._turns = 0
         self._waiting: list[tuple[Sequence[NewJob], asyncio.Future[list[Enqueued]]]] = []
         self._storing: asyncio.Task[None] | None = None
-        self._hand: str | None = None
-        self._lap_pruned = False
-        self._resting_until = 0.0
-        self._partitions_at = 0.0
-        self._sql = {
-            text: text.replace("{s}", self._address.quoted).encode()
-            for name, text in globals().items()
-            if name.startswith("_") and isinstance(text, str) and "{s}" in text
-        }
 
     async def open(self) -> None:
         """Connect; make or update the schema."""
@@ -291,13 +336,18 @@ class PostgresEngine:
         link = Link(self._address)
         await link.open()
         self._pid = os.getpid()
-        self._bell, self._look = Bell(link), Look(link)
+        self._bell, self._look, self._upkeep = Bell(link), Look(link), Upkeep(link)
         self._joining = Joining(link, self._bell, _ENQUEUE, _FINISH, enqueue_arguments, self._now)
         self._link = link
 
     async def close(self) -> None:
         """Store what was accepted, and let the connections go."""
-        if self._link is not None and self._pid == os.getpid() and self._storing is not None:
+        if (
+            self._link is not None
+            and self._pid == os.getpid()
+            and self._storing is not None
+            and self._link.is_here
+        ):
             await asyncio.wait([self._storing])
         link, self._link = self._link, None
         if link is None or self._pid != os.getpid():
@@ -319,7 +369,7 @@ class PostgresEngine:
 
     async def _call(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         link, _, _ = self._open()
-        return await link.call(self._sql[statement], parameters)
+        return await link.ask(statement, *parameters)
 
     def _now(self) -> float | None:
         return None if self._clock is None else self._clock.wall()
@@ -394,7 +444,7 @@ class PostgresEngine:
             raise EngineError(
                 f"what is stored must be text in UTF-8, got {error}; nothing was written"
             ) from error
-        [(created,)] = await link.call(self._sql[_ENQUEUE], arguments)
+        [(created,)] = await link.ask(_ENQUEUE, *arguments)
         bell.ring(Topic.READY)
         if created is None:
             answers = [Enqueued.CREATED] * len(jobs)
@@ -424,39 +474,45 @@ class PostgresEngine:
         began_at = time.monotonic()
         bounds, agains, whole = self._bounds.ask(streams, began_at)
         which = random.getrandbits(62)
-        [row] = await self._call(
-            _CLAIM,
-            which,
-            request.worker,
-            streams,
-            [0] * len(ranks) if fair else ranks,
-            bounds,
-            agains,
-            request.limit,
-            fair,
-            self._now(),
-        )
-        granted, next_due, newest, last_place, oldest_writer, next_writer, began, began_again = row
+        link, _, _ = self._open()
+        try:
+            [row] = await link.ask(
+                _CLAIM,
+                which,
+                request.worker,
+                streams,
+                [0] * len(ranks) if fair else ranks,
+                bounds,
+                agains,
+                request.limit,
+                fair,
+                self._now(),
+                once=True,
+            )
+        except Unsure:
+            # It may still come, after us: so it is asked for, and ruled out if it was not done.
+            [(text,)] = await self._call(_CLAIM_OUTCOME, which, request.worker, self._now())
+            return Claimed([] if text is None else await self._grants_of(text, which))
+        text, next_due, newest, last_place, oldest_writer, next_writer, began, began_again = row
         if whole:
             ended_at = time.monotonic()
             self._bounds.took(ended_at - began_at, ended_at)
-        grants = [] if granted is None else await self._grants_of(granted, which)
-        if last_place is not None:  # else this was the answer to a call made before
-            mark = (last_place, int(oldest_writer), int(next_writer))
-            all_seen = len(grants) < request.limit
-            self._bounds.learn(streams, (bounds, agains), (began or [], began_again or []), all_seen, mark)
-        if not grants and newest is not None and newest != self._streams.newest:
+        grants = [] if text is None else await self._grants_of(text, which)
+        mark = (last_place, int(oldest_writer), int(next_writer))
+        all_seen = len(grants) < request.limit
+        self._bounds.learn(streams, (bounds, agains), (began or [], began_again or []), all_seen, mark)
+        if not grants and newest != (self._streams.newest or None):
             return None
         return Claimed(grants, next_due)
 
-    async def _grants_of(self, granted: str, which: int) -> list[Grant]:
+    async def _grants_of(self, text: str, which: int) -> list[Grant]:
         try:
-            return _grants.decode(granted)
+            return _grants.decode(text)
         except (msgspec.DecodeError, RecursionError):
             # Some arguments cannot be read (too deep, half a surrogate pair): they are handed on as they are, so
             # that their job fails alone.
             now = time.time() if self._clock is None else self._clock.wall()
-            return [_grant(row, now) for row in await self._call(_OPEN_GRANTS, which)]
+            return [granted(row, now) for row in await self._call(_OPEN_GRANTS, which)]
 
     async def finish(self, transitions: Sequence[Transition]) -> list[Finished]:
         """End grants, each on its own: one that was lost does not touch its neighbours."""
@@ -560,46 +616,10 @@ class PostgresEngine:
     async def sweep(self, worker: str, dead: Sequence[str] = ()) -> Swept:
         """Stage due jobs, take over the jobs of dead workers, prune a little."""
         _, bell, _ = self._open()
-        number = random.getrandbits(62)
-        [(staged, taken)] = await self._call(_SWEEP, number, worker, list(dead), _RESCUED, self._now())
-        if staged:
+        swept = await self._upkeep.sweep(worker, dead, self._now())
+        if swept.staged:
             bell.ring(Topic.READY)
-        now = time.time() if self._clock is None else self._clock.wall()
-        lost = [
-            Lost(
-                grant=_grant(row[:15], now),
-                worker=row[15],
-                fence=row[16],
-                journal=row[17],
-                cancelled=row[18],
-            )
-            for row in (await self._call(_SWEPT, number) if taken else ())
-        ]
-        pruned, blobs = await self._prune(now)
-        return Swept(lost=lost, staged=staged, pruned=pruned, blobs=tuple(blobs))
-
-    async def _prune(self, now: float) -> tuple[int, list[str]]:
-        """Go round the history like the hand of a clock, a few rows a sweep, one process's own.
-
-        There is no index on when jobs expire: every job would pay for it, for a thing that can wait.
-        """
-        blobs: list[str] = []
-        if not 0 < self._partitions_at - now <= _PARTITIONS_APART:
-            self._partitions_at = now + _PARTITIONS_APART
-            await self._call(_MAKE_PARTITIONS, self._now())
-            await self._call(_RETIRE_DAY, self._now())
-            [(unused,)] = await self._call(_DROP_DAYS)
-            blobs += unused
-        if 0 < self._resting_until - now <= _LAPS_APART:  # more: the clock was set back
-            return 0, blobs
-        [(hand, pruned, unused)] = await self._call(_PRUNE, self._hand, _PRUNED, self._now())
-        self._hand = None if hand is None else str(hand)
-        self._lap_pruned = self._lap_pruned or pruned > 0
-        if hand is None:
-            if not self._lap_pruned:
-                self._resting_until = now + _LAPS_APART  # a whole lap without finding anything
-            self._lap_pruned = False
-        return pruned, blobs + unused
+        return swept
 
     async def unused_blobs(self, blobs: Sequence[str]) -> list[str]:
         """Those of `blobs` that no job refers to."""

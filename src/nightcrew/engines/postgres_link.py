@@ -16,6 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from weakref import WeakSet
 
 import psycopg
 from psycopg import AsyncConnection, errors
@@ -86,6 +87,9 @@ class Address:
             raise ConfigurationError(
                 f"expected postgresql://user:password@host:port/database, got one that is none: {error}"
             ) from None
+        if not self.is_pooled:
+            # To compile a statement takes ten times what it takes to run one of ours.
+            given.setdefault("options", "-c jit=off")
         self.conninfo = make_conninfo("", **{**SETTINGS, "application_name": "nightcrew", **given})
         """With the password: never to be shown."""
         self.name = f"{given.get('host', 'localhost')}:{given.get('port', '5432')}/{given.get('dbname', '')}"
@@ -165,6 +169,10 @@ def _is_passing(error: Exception) -> bool:
     return isinstance(error, psycopg.OperationalError) and error.sqlstate is None
 
 
+class Unsure(Exception):
+    """The connection broke, or the time was up: whether the call was done, or yet may be, nobody knows."""
+
+
 class Doubles(tuple[float | None, ...]):
     """Sent as an array of double precision: packed at once, as the driver would do it number by number."""
 
@@ -194,23 +202,21 @@ _DOUBLE = struct.Struct("!id")
 _NULL = struct.pack("!i", -1)
 
 
-async def _set_up(connection: AsyncConnection[Any]) -> None:
-    connection.adapters.register_dumper(Doubles, _DoublesDumper)
-
-
 class Link:
     """A bounded pool of connections to one server, on the loop that opened it."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
         self._loop = asyncio.get_running_loop()
+        self._made: WeakSet[AsyncConnection[Any]] = WeakSet()
+        self._statements: dict[str, bytes] = {}
         self._pool = AsyncConnectionPool(
             address.conninfo,
             kwargs={"autocommit": True, **address.ways()},
             min_size=0,
             max_size=CONNECTIONS,
             open=False,
-            configure=_set_up,
+            configure=self._set_up,
             timeout=PATIENCE,
             name="nightcrew",
         )
@@ -219,18 +225,51 @@ class Link:
         """Open the pool; it connects as needed."""
         await self._pool.open()
 
+    async def _set_up(self, connection: AsyncConnection[Any]) -> None:
+        connection.adapters.register_dumper(Doubles, _DoublesDumper)
+        self._made.add(connection)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the running loop is the one that it was opened on."""
+        return self._loop is asyncio.get_running_loop()
+
     async def close(self) -> None:
         """Let every connection go."""
-        await self._pool.close(timeout=5)
+        if self.is_here:
+            await self._pool.close(timeout=5)
+            return
+        # The loop that it was opened on has ended, so nothing can be awaited there any more: only the sockets are
+        # let go, and the pool must not try the rest when it is collected.
+        for connection in list(self._made):
+            connection.pgconn.finish()
+        self._pool._closed = True  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 
-    async def call(self, statement: bytes, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Run one statement that may be repeated; for `PATIENCE` seconds, while the server is away."""
+    async def call(
+        self, statement: bytes, parameters: Sequence[Any] = (), *, once: bool = False
+    ) -> list[tuple[Any, ...]]:
+        """Run one statement; for `PATIENCE` seconds, while the server is away.
+
+        once: it may not be repeated. Raises `Unsure` when it may have been done or not.
+        """
 
         async def run(connection: AsyncConnection[Any]) -> list[tuple[Any, ...]]:
-            cursor = await connection.execute(statement, parameters)
-            return await cursor.fetchall() if cursor.description else []
+            try:
+                cursor = await connection.execute(statement, parameters)
+                return await cursor.fetchall() if cursor.description else []
+            except (psycopg.Error, TimeoutError) as error:
+                if once and _is_passing(error):
+                    raise Unsure from error
+                raise
 
         return await self._patiently(run)
+
+    async def ask(self, text: str, *parameters: Any, once: bool = False) -> list[tuple[Any, ...]]:
+        """Call a function of the schema, which the text names ``{s}``."""
+        statement = self._statements.get(text)
+        if statement is None:
+            statement = self._statements[text] = text.replace("{s}", self.address.quoted).encode()
+        return await self.call(statement, parameters, once=once)
 
     async def look(self, statements: Sequence[tuple[bytes, Sequence[Any]]]) -> list[list[tuple[Any, ...]]]:
         """Run reading statements in one moment."""
@@ -239,7 +278,8 @@ class Link:
             async with connection.transaction():
                 # All that is looked at is reached by an index; a table that was small when a plan was made may grow.
                 await connection.execute(
-                    "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL enable_seqscan = off"
+                    "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL enable_seqscan = off;"
+                    " SET LOCAL jit = off"
                 )
                 return [
                     await (await connection.execute(statement, parameters)).fetchall()
@@ -306,6 +346,7 @@ class Bell:
         self._sending: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
         self._heard = asyncio.Event()
+        self._connection: AsyncConnection[Any] | None = None
 
     def ring(self, *topics: Topic) -> None:
         """Tell of something that is committed; at once, and at most every `_APART` seconds."""
@@ -355,7 +396,7 @@ class Bell:
         pause = 0.1
         while True:
             try:
-                connection = await self._link.address.connect()
+                connection = self._connection = await self._link.address.connect()
                 async with connection:
                     await connection.execute(SQL("LISTEN {}").format(Identifier(self._link.address.channel)))
                     if self._heard.is_set():  # again: whatever was told while we did not hear
@@ -371,6 +412,10 @@ class Bell:
 
     async def close(self) -> None:
         """Tell what is still to be told, and listen no more."""
+        if not self._link.is_here:  # as `Link.close`
+            if self._connection is not None:
+                self._connection.pgconn.finish()
+            return
         if self._sending is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):

@@ -79,15 +79,14 @@ def _record(row: tuple[Any, ...]) -> JobRecord:
         losses,
         due_at,
         worker,
-        started_at,
-        finished_at,
-        expires_at,
+        *times,
         result,
         outcome,
         reason,
         error,
         waits,
     ) = row
+    started_at, finished_at, expires_at = times
     state = _FINAL[final] if final is not None else JobState.READY if waits else JobState.RUNNING
     return JobRecord(
         id=job_id,

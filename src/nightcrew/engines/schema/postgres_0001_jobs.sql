@@ -128,6 +128,7 @@ CREATE TABLE {schema}.worker (
     beat double precision NOT NULL,
     lease double precision NOT NULL,
     started_at double precision NOT NULL,
+    swept bigint NOT NULL DEFAULT 0, -- sweeps up to this number are done, or must not be done any more
     status json NOT NULL
 ) WITH (fillfactor = 50);
 

@@ -22,7 +22,7 @@ CREATE OR REPLACE FUNCTION {schema}.enqueue(
     moment double precision DEFAULT NULL
 ) RETURNS uuid[]
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = {schema}, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+SET search_path = {schema}, pg_temp SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     at double precision := coalesce(moment, extract(epoch FROM clock_timestamp()));
@@ -90,7 +90,7 @@ CREATE OR REPLACE FUNCTION {schema}.store_jobs(
     due double precision[], delays double precision[], ids uuid[], shapes integer[], arguments text[],
     blobs text[], keepers uuid[], at double precision
 ) RETURNS void
-LANGUAGE plpgsql SET search_path = {schema}, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+LANGUAGE plpgsql SET search_path = {schema}, pg_temp SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 BEGIN
     WITH shape AS MATERIALIZED (
@@ -120,7 +120,7 @@ END $$;
 -- The open grants of claims, whole, in one text.
 CREATE OR REPLACE FUNCTION {schema}.grants_text(which bigint) RETURNS text
 LANGUAGE plpgsql STABLE SECURITY DEFINER
-SET search_path = {schema}, pg_temp SET plan_cache_mode = force_generic_plan SET enable_hashjoin = off
+SET search_path = {schema}, pg_temp SET jit = off SET plan_cache_mode = force_generic_plan SET enable_hashjoin = off
 SET enable_mergejoin = off SET enable_seqscan = off AS $$
 BEGIN
     RETURN (
@@ -139,7 +139,7 @@ END $$;
 
 -- Make jobs ready that have become due; a bounded number, the longest due first.
 CREATE OR REPLACE FUNCTION {schema}.stage(moment double precision DEFAULT NULL) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off SET enable_seqscan = off AS $$
 DECLARE
     at double precision := now_or(moment);
     staged integer;
@@ -159,7 +159,7 @@ BEGIN
 END $$;
 
 -- Grant ready jobs of `streams`, those of a lower rank first. Below `bounds` (of ready) and `agains` (of again) the
--- caller knows that nothing is left. Called again with the same claim, it answers the same: an answer may get lost.
+-- caller knows that nothing is left.
 -- It also tells where each stream began, and what is needed to know below which place nothing can come any more.
 CREATE OR REPLACE FUNCTION {schema}.claim(
     which bigint, who text, streams bigint[], ranks integer[], bounds bigint[], agains bigint[],
@@ -168,13 +168,12 @@ CREATE OR REPLACE FUNCTION {schema}.claim(
     OUT oldest_writer xid8, OUT next_writer xid8, OUT began bigint[], OUT began_again bigint[]
 )
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = {schema}, pg_temp SET plan_cache_mode = force_generic_plan SET enable_hashjoin = off
+SET search_path = {schema}, pg_temp SET jit = off SET plan_cache_mode = force_generic_plan SET enable_hashjoin = off
 SET enable_mergejoin = off SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 #variable_conflict use_column
 DECLARE
     at double precision := now_or(moment);
     holder integer;
-    repeated boolean;
     taken integer := 0;
     ranked integer;
     got record;
@@ -182,17 +181,12 @@ DECLARE
 BEGIN
     -- The last place is read after the writers, so it is no mark together with them: the caller takes that of the call
     -- before.
-    SELECT (SELECT n FROM worker WHERE id = who AND state = 'live'), EXISTS (SELECT FROM claim WHERE id = which),
+    SELECT (SELECT n FROM worker WHERE id = who AND state = 'live'),
         (SELECT min(due_at) FROM later), (SELECT max(n) FROM stream), (SELECT last_value FROM place),
         pg_snapshot_xmin(s), pg_snapshot_xmax(s)
-    INTO holder, repeated, next_due, newest, last_place, oldest_writer, next_writer FROM pg_current_snapshot() s;
+    INTO holder, next_due, newest, last_place, oldest_writer, next_writer FROM pg_current_snapshot() s;
     IF holder IS NULL THEN
         RAISE EXCEPTION 'worker % is not registered, or was taken for dead', who USING ERRCODE = 'NC001';
-    END IF;
-    IF repeated THEN
-        granted := grants_text(which);
-        last_place := NULL;
-        RETURN;
     END IF;
     IF next_due <= at THEN
         PERFORM stage(moment);
@@ -252,6 +246,24 @@ BEGIN
     END IF;
 END $$;
 
+-- What came of a claim whose answer got lost: its grants; or nothing, and then it will not come later either, as its
+-- number is taken. (Such rows are removed by a later sweep.)
+CREATE OR REPLACE FUNCTION {schema}.claim_outcome(which bigint, who text, moment double precision DEFAULT NULL)
+RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off AS $$
+DECLARE
+    holder integer;
+BEGIN
+    SELECT n INTO holder FROM worker WHERE id = who AND state = 'live';
+    IF holder IS NULL THEN
+        RAISE EXCEPTION 'worker % is not registered, or was taken for dead', who USING ERRCODE = 'NC001';
+    END IF;
+    -- If the claim is being made at this moment, this waits for its end.
+    INSERT INTO claim(id, worker, origin, raised, claimed_at, ids, fences, attempts, crashes, losses)
+    VALUES (which, holder, holder, 0, now_or(moment), '{}', '{}', '{}', '{}', '{}') ON CONFLICT DO NOTHING;
+    RETURN grants_text(which);
+END $$;
+
 -- How many of one stream to look at, where `streams` of them share the room for `most`.
 CREATE OR REPLACE FUNCTION {schema}.share(most integer, streams bigint) RETURNS bigint
 LANGUAGE sql IMMUTABLE AS $$ SELECT least(most, greatest(2 * most / greatest(streams, 1), 16)) $$;
@@ -266,7 +278,7 @@ CREATE OR REPLACE FUNCTION {schema}.finish(
     keeps double precision[], results text[], others json, moment double precision DEFAULT NULL
 ) RETURNS integer[]
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = {schema}, pg_temp SET plan_cache_mode = force_generic_plan SET enable_mergejoin = off AS $$
+SET search_path = {schema}, pg_temp SET jit = off SET plan_cache_mode = force_generic_plan SET enable_mergejoin = off AS $$
 #variable_conflict use_column
 DECLARE
     at double precision := now_or(moment);
@@ -315,7 +327,7 @@ END $$;
 -- The endings that are no plain success, of claims that are locked: they take their members out.
 CREATE OR REPLACE FUNCTION {schema}.settle_others(claims bigint[], others json, at double precision)
 RETURNS integer[]
-LANGUAGE plpgsql SET search_path = {schema}, pg_temp SET enable_mergejoin = off SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET search_path = {schema}, pg_temp SET jit = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
     refused integer[];
@@ -378,7 +390,7 @@ END $$;
 
 -- Which of these grants were settled before by whoever held them: the answer got lost. NULL where there is none.
 CREATE OR REPLACE FUNCTION {schema}.settled(asked_ids uuid[], asked_fences integer[]) RETURNS boolean[]
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = {schema}, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off SET enable_seqscan = off AS $$
     SELECT array_agg(
         EXISTS (SELECT FROM done WHERE done.id = a.id AND done.fence = a.fence)
         OR EXISTS (SELECT FROM attempt WHERE attempt.id = a.id AND attempt.fence = a.fence) ORDER BY n
@@ -387,7 +399,7 @@ $$;
 
 -- Store what running jobs say where the fence still holds; answer for each whether it did.
 CREATE OR REPLACE FUNCTION {schema}.report(claims bigint[], reports json, most integer) RETURNS boolean[]
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
     r record;
@@ -433,7 +445,7 @@ CREATE OR REPLACE FUNCTION {schema}.renew(
     who text, on_host text, on_boot text, journals text, leased double precision, says json,
     moment double precision DEFAULT NULL, OUT lost boolean, OUT cancelled text[], OUT cancelled_fences integer[]
 )
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off AS $$
 DECLARE
     at double precision := now_or(moment);
     known worker;
@@ -455,19 +467,20 @@ END $$;
 
 -- Take a worker off the list. One that still holds grants is left to be rescued.
 CREATE OR REPLACE FUNCTION {schema}.retire(who text) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = {schema}, pg_temp SET enable_seqscan = off AS $$
-    UPDATE worker SET state = CASE WHEN EXISTS (SELECT FROM claim WHERE claim.worker = worker.n)
+LANGUAGE sql SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off SET enable_seqscan = off AS $$
+    UPDATE worker SET state = CASE WHEN EXISTS (SELECT FROM claim WHERE claim.worker = worker.n AND cardinality(ids) > 0)
         THEN 'dead' ELSE 'gone' END
     WHERE id = who AND state = 'live'
 $$;
 
 -- Take for dead: workers whose lease is over, those of before a restart of this host, and those named. Take over
--- what they held, some claims at a time; make due jobs ready. A repeated call with the same number answers the same.
+-- what they held, some claims at a time; make due jobs ready. `number` is higher than in any sweep of this
+-- worker before.
 CREATE OR REPLACE FUNCTION {schema}.sweep(
     number bigint, who text, dead text[], most integer, moment double precision DEFAULT NULL,
     OUT staged integer, OUT taken bigint
 )
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off SET enable_seqscan = off AS $$
 DECLARE
     at double precision := now_or(moment);
     me worker;
@@ -484,10 +497,16 @@ BEGIN
     END IF;
     UPDATE worker SET state = 'dead' WHERE state = 'live' AND n <> me.n
         AND (beat + lease < at OR id = ANY (dead) OR host = me.host AND boot <> me.boot);
+    DELETE FROM claim WHERE cardinality(ids) = 0 AND claimed_at < at - 3600; -- see `claim_outcome`
+    IF EXISTS (SELECT FROM claim LEFT JOIN worker ON worker.n = claim.worker WHERE worker.state IS DISTINCT FROM 'live')
+    THEN
+        -- Who asks what came of this sweep waits for this lock, or has ruled it out.
+        SELECT * INTO me FROM worker WHERE n = me.n FOR SHARE;
+    END IF;
     -- The lock first, and the members by the row as it is then: a finish may have come first.
     FOR one IN
         SELECT claim.id FROM claim LEFT JOIN worker ON worker.n = claim.worker
-        WHERE worker.state IS DISTINCT FROM 'live' LIMIT 50 FOR UPDATE OF claim SKIP LOCKED
+        WHERE worker.state IS DISTINCT FROM 'live' AND me.swept < number LIMIT 50 FOR UPDATE OF claim SKIP LOCKED
     LOOP
         -- The claim becomes the sweeper's own, with every fence raised: from here on the dead worker's writes
         -- are refused. Should the sweeper die too, the next one finds it again, and still sees who had run it.
@@ -500,13 +519,21 @@ BEGIN
     SELECT count(*) INTO taken FROM claim WHERE sweep = number; -- those of a call before this one too
 END $$;
 
+-- What came of a sweep whose answer got lost: how many claims it has taken over. Later it takes none any more.
+CREATE OR REPLACE FUNCTION {schema}.sweep_outcome(number bigint, who text) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off AS $$
+BEGIN
+    UPDATE worker SET swept = greatest(swept, number) WHERE id = who;
+    RETURN (SELECT count(*) FROM claim WHERE sweep = number);
+END $$;
+
 -- What a sweep has taken over.
 CREATE OR REPLACE FUNCTION {schema}.swept(number bigint) RETURNS TABLE (
     place bigint, hex text, task text, queue text, args text, priority smallint, fence integer, attempts integer,
     crashes integer, losses integer, max_attempts integer, rerun boolean, codec integer, claim bigint, extras text,
     worker text, former integer, journal text, cancelled boolean
 )
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = {schema}, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off SET enable_seqscan = off AS $$
     SELECT j.place, upper(encode(uuid_send(j.id), 'hex')), l.task, l.queue, j.args::text, j.priority, m.fence, m.attempts,
         m.crashes, m.losses, j.max_attempts, j.rerun, j.codec, c.id, j.extras::text,
         coalesce(w.id, ''), m.fence - c.raised, w.journal, EXISTS (SELECT FROM cancel WHERE cancel.id = j.id)
@@ -521,7 +548,7 @@ $$;
 CREATE OR REPLACE FUNCTION {schema}.prune(
     INOUT hand uuid, most integer, moment double precision DEFAULT NULL, OUT pruned integer, OUT unused text[]
 )
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off SET enable_seqscan = off AS $$
 DECLARE
     at double precision := now_or(moment);
     past uuid;
@@ -560,7 +587,7 @@ END $$;
 -- Cancel a job: at once if it waits, else its worker is asked. Answers done, requested, unchanged or missing.
 CREATE OR REPLACE FUNCTION {schema}.cancel_job(which uuid, keep double precision, moment double precision DEFAULT NULL)
 RETURNS text
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off SET enable_seqscan = off AS $$
 DECLARE
     at double precision := now_or(moment);
     body job;
@@ -598,7 +625,7 @@ END $$;
 
 -- Run a failed or cancelled job again, with its attempts counted anew.
 CREATE OR REPLACE FUNCTION {schema}.retry_job(which uuid, moment double precision DEFAULT NULL) RETURNS text
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off SET enable_seqscan = off AS $$
 DECLARE
     at double precision := now_or(moment);
     body job;
@@ -631,7 +658,7 @@ $$;
 -- behind it. What could not be made now is made next time; until then jobs go to `job_other`.
 CREATE OR REPLACE FUNCTION {schema}.make_partitions(moment double precision DEFAULT NULL, ahead integer DEFAULT 7)
 RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET lock_timeout = '200ms' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off SET lock_timeout = '200ms' AS $$
 DECLARE
     today bigint := floor(now_or(moment) / 86400);
     name text;
@@ -658,7 +685,7 @@ END $$;
 -- Take the oldest day off its tables, if all of it is over. To look takes a while and is done without a lock; then it
 -- is taken off in a moment. What was retried or enqueued in between is found by `drop_day`.
 CREATE OR REPLACE FUNCTION {schema}.retire_day(moment double precision DEFAULT NULL) RETURNS text
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET lock_timeout = '200ms' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off SET lock_timeout = '200ms' AS $$
 #variable_conflict use_column
 DECLARE
     at double precision := now_or(moment);
@@ -706,7 +733,7 @@ END $$;
 -- Drop days that were taken off: with all that belongs to their jobs. Those that came to life again in the last moment
 -- are put back. Answers the blobs that nobody needs any more.
 CREATE OR REPLACE FUNCTION {schema}.drop_days() RETURNS text[]
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET lock_timeout = '200ms' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off SET lock_timeout = '200ms' AS $$
 #variable_conflict use_column
 DECLARE
     gone text;

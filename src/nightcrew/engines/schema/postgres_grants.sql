@@ -34,8 +34,8 @@ BEGIN
         FROM (VALUES
             ('client', '{enqueue,store,joins,make_streams}'::text[]),
             ('reader', '{now_or}'),
-            ('worker', '{enqueue,store,joins,make_streams,set_apart,fate,claim,finish,settled,report}'),
-            ('worker', '{renew,retire,sweep,swept,prune,make_partitions,retire_day,drop_days}'),
+            ('worker', '{enqueue,store,joins,make_streams,set_apart,fate,claim,claim_outcome,finish,settled,report}'),
+            ('worker', '{renew,retire,sweep,sweep_outcome,swept,prune,make_partitions,retire_day,drop_days}'),
             ('worker', '{cancel_job,retry_job,now_or}')
         ) may(part, calls)
         JOIN pg_proc p ON p.proname = ANY (may.calls) AND p.pronamespace = '{schema}'::regnamespace

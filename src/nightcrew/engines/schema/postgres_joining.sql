@@ -3,7 +3,7 @@
 
 -- Tells this schema from any other, also from one of the same name elsewhere.
 CREATE OR REPLACE FUNCTION {schema}.store() RETURNS text
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off AS $$
     SELECT concat_ws('/', (SELECT system_identifier FROM pg_control_system()),
         (SELECT oid FROM pg_database WHERE datname = current_database()), current_schema()::text::regnamespace::oid)
 $$;
@@ -11,7 +11,7 @@ $$;
 -- Refuse a transaction that cannot be joined: in another store; or one that keeps to what it saw at its beginning,
 -- and has not seen the claim that was set apart for it since.
 CREATE OR REPLACE FUNCTION {schema}.joins(asked text, which bigint DEFAULT NULL) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off AS $$
 BEGIN
     IF asked IS DISTINCT FROM store() THEN
         RAISE EXCEPTION 'this connection leads to another store' USING ERRCODE = 'NC002';
@@ -28,7 +28,7 @@ END $$;
 -- Make what jobs of these shapes need and others share, so that nobody's long transaction makes it.
 CREATE OR REPLACE FUNCTION {schema}.make_streams(queues text[], tasks text[], labels text[], priorities smallint[])
 RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
+LANGUAGE sql SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off AS $$
     INSERT INTO lane(queue, task, label)
     SELECT DISTINCT ON (queue, task) queue, task, label FROM unnest(queues, tasks, labels) asked(queue, task, label)
     WHERE NOT EXISTS (SELECT FROM lane WHERE lane.queue = asked.queue AND lane.task = asked.task)
@@ -46,7 +46,7 @@ $$;
 -- Take an open grant out of the claim that it came with, into one of its own (`own`), so that whoever locks it
 -- locks nobody else's. Answers the claim that it is in now, NULL where it is not held; and the same when asked again.
 CREATE OR REPLACE FUNCTION {schema}.set_apart(which bigint, job uuid, its_fence integer, own bigint) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
     had claim;
@@ -81,7 +81,7 @@ END $$;
 CREATE OR REPLACE FUNCTION {schema}.fate(
     which bigint, own bigint, job uuid, its_fence integer, OUT fate text, OUT place bigint
 )
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off AS $$
 #variable_conflict use_column
 BEGIN
     SELECT c.id INTO place FROM claim c

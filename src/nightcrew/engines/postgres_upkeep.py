@@ -1,0 +1,124 @@
+"""Upkeep of the PostgreSQL store: due jobs, the jobs of dead workers, history that is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from nightcrew.engine import Swept
+from nightcrew.engines.postgres_link import Link, Unsure
+from nightcrew.job import NO_EXTRAS, Grant, Lost
+
+_RESCUED = 1_000
+_PRUNED = 200
+_LAPS_APART = 600.0
+_PARTITIONS_APART = 600.0
+
+_SWEEP = "SELECT * FROM {s}.sweep(%s::bigint, %s, %s::text[], %s::integer, %s::double precision)"
+_SWEEP_OUTCOME = "SELECT {s}.sweep_outcome(%s::bigint, %s)"
+_SWEPT = "SELECT * FROM {s}.swept(%s::bigint)"
+_PRUNE = "SELECT * FROM {s}.prune(%s::uuid, %s::integer, %s::double precision)"
+_MAKE_PARTITIONS = "SELECT {s}.make_partitions(%s::double precision)"
+_RETIRE_DAY = "SELECT {s}.retire_day(%s::double precision)"
+_DROP_DAYS = "SELECT {s}.drop_days()"
+
+
+def granted(row: Sequence[Any], ready_at: float) -> Grant:
+    """A grant of a row; `ready_at` is when it is taken to have been due."""
+    (
+        place,
+        key,
+        task,
+        queue,
+        args,
+        priority,
+        fence,
+        attempts,
+        crashes,
+        losses,
+        most,
+        rerun,
+        codec,
+        claim,
+        extras,
+    ) = row
+    return Grant(
+        seq=place,
+        hex=key,
+        task=task,
+        queue=queue,
+        args=msgspec.Raw(args.encode()),
+        priority=priority,
+        fence=fence,
+        attempts=attempts,
+        crashes=crashes,
+        losses=losses,
+        max_attempts=most,
+        rerun_if_lost=rerun,
+        ready_at=ready_at,
+        codec=codec,
+        claim=claim,
+        extras=NO_EXTRAS if extras is None else msgspec.Raw(extras.encode()),
+    )
+
+
+class Upkeep:
+    """What one engine does of it, and how far it has come."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._number = 0
+        self._hand: str | None = None
+        self._lap_pruned = False
+        self._resting_until = 0.0
+        self._partitions_at = 0.0
+
+    async def sweep(self, worker: str, dead: Sequence[str], moment: float | None) -> Swept:
+        """One round; `moment` is the time in tests."""
+        self._number = number = max(self._number + 1, time.time_ns())
+        try:
+            [(staged, taken)] = await self._link.ask(
+                _SWEEP, number, worker, list(dead), _RESCUED, moment, once=True
+            )
+        except Unsure:
+            # What it has taken over is ours: nobody else would look after it. And it must not come after us.
+            staged, [(taken,)] = 0, await self._link.ask(_SWEEP_OUTCOME, number, worker)
+        now = time.time() if moment is None else moment
+        lost = [
+            Lost(
+                grant=granted(row[:15], now),
+                worker=row[15],
+                fence=row[16],
+                journal=row[17],
+                cancelled=row[18],
+            )
+            for row in (await self._link.ask(_SWEPT, number) if taken else ())
+        ]
+        pruned, blobs = await self._prune(now, moment)
+        return Swept(lost=lost, staged=staged, pruned=pruned, blobs=tuple(blobs))
+
+    async def _prune(self, now: float, moment: float | None) -> tuple[int, list[str]]:
+        """Go round the history like the hand of a clock, a few rows a sweep, one process's own.
+
+        There is no index on when jobs expire: every job would pay for it, for a thing that can wait.
+        """
+        blobs: list[str] = []
+        if not 0 < self._partitions_at - now <= _PARTITIONS_APART:
+            self._partitions_at = now + _PARTITIONS_APART
+            await self._link.ask(_MAKE_PARTITIONS, moment)
+            await self._link.ask(_RETIRE_DAY, moment)
+            [(unused,)] = await self._link.ask(_DROP_DAYS)
+            blobs += unused
+        if 0 < self._resting_until - now <= _LAPS_APART:  # more: the clock was set back
+            return 0, blobs
+        [(hand, pruned, unused)] = await self._link.ask(_PRUNE, self._hand, _PRUNED, moment)
+        self._hand = None if hand is None else str(hand)
+        self._lap_pruned = self._lap_pruned or pruned > 0
+        if hand is None:
+            if not self._lap_pruned:
+                self._resting_until = now + _LAPS_APART  # a whole lap without finding anything
+            self._lap_pruned = False
+        return pruned, blobs + unused

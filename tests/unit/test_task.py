@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from nightcrew import ArgumentsError, Blob, ConfigurationError, Context, JobNotFound, Nightcrew, Tasks
-from nightcrew.engine import Changed, Verb
+from nightcrew.engine import Changed, Enqueued, Joining, Request, Verb
 from nightcrew.job import JobDetail, JobRecord, JobState, NewJob
 
 BLOB = Blob(id="01a200c5-7dc8-7000-bd24-009034a674f2", name="deck.pptx", size=3, sha256="0" * 64)
@@ -52,6 +52,15 @@ class Desk:
 
     async def whole(self, data: bytes) -> bytes:
         return data
+
+    async def prepare(self, jobs: Sequence[NewJob]) -> tuple[Joining, list[tuple[Sequence[NewJob], Request]]]:
+        raise AssertionError(f"{len(jobs)} jobs in a transaction, and none was given")
+
+    async def existing(self, jobs: Sequence[NewJob], done: list[Enqueued]) -> list[JobRecord | None]:
+        return [self.there] * len(jobs)
+
+    def hint(self, delay: float) -> None:
+        """Nobody to tell."""
 
 
 tasks = Tasks()

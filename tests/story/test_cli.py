@@ -269,7 +269,7 @@ def test_progress_is_told_while_waiting_and_ctrl_c_ends_only_the_waiting(
     out, err = waiting.communicate(timeout=PATIENCE)
 
     assert line == "running, 50%, half way\n"
-    assert (waiting.returncode, out) == (130, "")
+    assert (waiting.returncode, out) == (130, ""), err
     assert f"nightcrew jobs wait {job_id}" in err
     late = open_shop.run("jobs", "wait", job_id, "--timeout", "0.1")
     assert late.code == 5

@@ -210,7 +210,7 @@ async def test_a_blocking_job_that_was_settled_is_stopped_once_it_lets_go(app: N
 async def test_a_cancelled_thread_is_left_to_itself_at_its_deadline(app: Nightcrew) -> None:
     release, running = threading.Event(), threading.Event()
 
-    @app.task(timeout="3s", retry=None)
+    @app.task(timeout="6s", retry=None)
     def deaf() -> None:
         running.set()
         release.wait(PATIENCE)

@@ -235,6 +235,7 @@ def test_every_setting_of_a_call_reaches_the_job() -> None:
     assert set(CallSettings.__annotations__) == {
         "id", "queue", "queue_name", "priority", "run_after", "retry", "timeout", "rerun_if_lost",
         "keep_result", "tags", "correlation_id",
+        "connection",  # not a part of the job: shown by the stories of transactions
     }, "a new setting: pass it on, and show it here"  # fmt: skip
 
 

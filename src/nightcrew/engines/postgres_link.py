@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import random
 import struct
 import time
@@ -87,9 +88,6 @@ class Address:
             raise ConfigurationError(
                 f"expected postgresql://user:password@host:port/database, got one that is none: {error}"
             ) from None
-        if not self.is_pooled:
-            # To compile a statement takes ten times what it takes to run one of ours.
-            given.setdefault("options", "-c jit=off")
         self.conninfo = make_conninfo("", **{**SETTINGS, "application_name": "nightcrew", **given})
         """With the password: never to be shown."""
         self.name = f"{given.get('host', 'localhost')}:{given.get('port', '5432')}/{given.get('dbname', '')}"
@@ -228,6 +226,10 @@ class Link:
     async def _set_up(self, connection: AsyncConnection[Any]) -> None:
         connection.adapters.register_dumper(Doubles, _DoublesDumper)
         self._made.add(connection)
+        if not self.address.is_pooled:
+            # To compile a statement takes ten times what it takes to run one of ours. (Not as an option of the
+            # connection: a pooler that nobody told us of would refuse it.)
+            await connection.execute("SET jit = off")
 
     @property
     def is_here(self) -> bool:
@@ -341,6 +343,7 @@ class Bell:
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self._token = os.urandom(6).hex()
         self._listeners: set[Listener] = set()
         self._letters: set[str] = set()
         self._sending: asyncio.Task[None] | None = None
@@ -369,7 +372,7 @@ class Bell:
                 # It is a hint: its commit need not wait for the disk.
                 await self._link.call(
                     b"SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)",
-                    (self._link.address.channel, told),
+                    (self._link.address.channel, f"{told}:{self._token}"),
                 )
                 await asyncio.sleep(_APART)
         except EngineError:
@@ -404,7 +407,9 @@ class Bell:
                     self._heard.set()
                     pause = 0.1
                     async for notice in connection.notifies():
-                        self._ring_ours(set(notice.payload))
+                        letters, _, token = notice.payload.partition(":")
+                        if token != self._token:  # ours have heard it at once
+                            self._ring_ours(set(letters))
             except (psycopg.Error, EngineError) as error:
                 logger.info("%s; listening again in a moment", _first_line(error))
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311

@@ -1,8 +1,8 @@
 """The way to the PostgreSQL server: connections, what its errors mean, and hints by NOTIFY.
 
-Every call is one statement that calls one function of the schema, in a transaction of its own. Each of them may be
-repeated (`engines/schema/postgres_functions.sql` says why), so a connection that breaks in the middle of a commit
-leaves nothing unknown: the call is made again and answers what is true.
+Every call is one statement that calls one function of the schema, in a transaction of its own. Most may be repeated and
+then answer what is true, so after a connection that broke they are simply made again. A claim and a sweep may not: the first
+request may arrive after its repeat. What came of them is asked for, and ruled out where nothing did (`Unsure`).
 """
 
 from __future__ import annotations

@@ -516,7 +516,7 @@ BEGIN
         members := members + (SELECT cardinality(ids) FROM claim WHERE id = one.id);
         EXIT WHEN members >= most;
     END LOOP;
-    SELECT count(*) INTO taken FROM claim WHERE sweep = number; -- those of a call before this one too
+    SELECT count(*) INTO taken FROM claim WHERE sweep = number;
 END $$;
 
 -- What came of a sweep whose answer got lost: how many claims it has taken over. Later it takes none any more.

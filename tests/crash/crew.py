@@ -31,7 +31,7 @@ from nightcrew.app import Nightcrew
 from nightcrew.client import new_id
 from nightcrew.context import Context
 from nightcrew.engine import Engine
-from nightcrew.job import Extras, NewJob
+from nightcrew.job import Extras, JobState, NewJob
 from nightcrew.options import Retry
 from nightcrew.testing.checker import Verdict, check_directory, read_dump
 from nightcrew.testing.crash import CrashingEngine, CrashPoint
@@ -273,7 +273,23 @@ class Crew:
             stats = await self.engine.stats()
             return not stats.running and not any(queue.ready or queue.later for queue in stats.queues)
 
-        await await_until(nothing_left, within, every=0.05)
+        try:
+            await await_until(nothing_left, within, every=0.05)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\nWhat is left: {await self._left()}") from None
+
+    async def _left(self) -> str:
+        """What has not ended, who is said to have it, and what lives: for a failure that may not come again."""
+        dump = await read_dump(self.engine)
+        ended = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+        told = [f"{await self.engine.stats()}", *map(repr, await self.engine.workers())]
+        told += [repr(job) for job in dump.jobs.values() if job.state not in ended]
+        told += [
+            f"{member.pid} {psutil.Process(member.pid).status()} {member.life}" for member in self.members
+        ]
+        for history in sorted(self.histories.glob("life-*"))[-4:]:
+            told += [history.name, *history.read_text().splitlines()[-12:]]
+        return "\n".join(told)
 
     async def verdict(self, **at_least: int) -> Verdict:
         """Let the survivors end in good order, and judge."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import psycopg
 import pytest
 
-from nightcrew.engines.postgres import PostgresEngine, enqueue_arguments
+from nightcrew.engines.postgres import RESCAN, PostgresEngine, enqueue_arguments
 from nightcrew.engines.postgres_link import Address
 from nightcrew.testing.conformance.stage import Hand, a_job, failed, put, returned, won
 from tests.waiting import await_until
@@ -82,3 +83,19 @@ async def test_a_fair_turn_takes_new_ones_too(hand: Hand) -> None:
         if new.id in [grant.id for grant in again]:
             return
     pytest.fail("20 claims passed by a new job")
+
+
+async def test_what_a_fair_turn_has_left_is_not_lost_sight_of(
+    hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes but half of what comes again: that it took less than it might does not mean that this was all."""
+    monkeypatch.setattr("nightcrew.engines.postgres.WHOLE", 600.0)
+    await put(hand.engine, 40)
+    await hand.applied(*map(returned, await hand.claim(40)))
+    taken = 0
+    for _ in range(12):  # one of them is fair
+        taken += len(await hand.claim(4))
+        await asyncio.sleep(
+            RESCAN
+        )  # sleeps: the next claim looks where late ones may have come, and no lower
+    assert taken == 40

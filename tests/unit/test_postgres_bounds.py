@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nightcrew.engines.postgres import RESCAN, WHOLE, Bounds
+from nightcrew.engines.postgres import RESCAN, WHOLE, Bounds, saw_all
 
 S = [1, 2]
 
@@ -72,6 +72,25 @@ def test_looking_at_all_is_rare_where_it_is_slow() -> None:
     bounds.took(1.0, 1.0)
     assert not bounds.ask(S, WHOLE + 2.0)[2]
     assert bounds.ask(S, 501.0)[2]
+
+
+@given(st.integers(1, 200), st.lists(st.integers(0, 200), min_size=1, max_size=9), st.booleans(), st.data())
+def test_a_claim_has_seen_all_only_where_nothing_can_be_left(
+    limit: int, waiting: list[int], fair: bool, data: st.DataObject
+) -> None:
+    """By the shares of the SQL: of each stream so much, of what comes again half on a fair turn."""
+    comes_again = [data.draw(st.integers(0, count)) for count in waiting]
+    new = [count - again for count, again in zip(waiting, comes_again, strict=True)]
+
+    def picked(lines: list[int], most: int) -> int:
+        streams = sum(count > 0 for count in lines)
+        share = min(limit, max(2 * limit // max(streams, 1), 16))
+        return min(sum(min(count, share) for count in lines), most)
+
+    taken = picked(comes_again, (limit + 1) // 2 if fair else limit)
+    taken += picked(new, limit - taken)
+    if saw_all(taken, limit, len(waiting), fair):
+        assert taken == sum(waiting)
 
 
 @settings(max_examples=200)

@@ -212,10 +212,18 @@ class _Streams:
 
 RESCAN = 0.25
 """Seconds after which to look again where late ones may have come."""
-WHOLE = 60.0
+WHOLE = 5.0
 """Seconds after which to look at all, for what a claim had locked that was then undone."""
 _SHARE = 500.0
 """Looking at all may take one part in so many of the time."""
+
+
+def saw_all(taken: int, limit: int, streams: int, fair: bool) -> bool:
+    """Whether a claim that took so many can have left none: it gives each stream, and each table, but a share."""
+    room = (limit + 1) // 2 if fair else limit  # see `claim` in SQL: half of a fair turn is for `ready`
+    if streams > 1:
+        room = min(room, max(16, 2 * limit // streams))  # see `share`
+    return taken < room
 
 
 class _Line:
@@ -284,7 +292,7 @@ class Bounds:
         """Take what a claim answered.
 
         asked: the places it looked from, in `ready` and in `again`. taken: what it took of each, as stream, first
-        place, stream, … `all_seen`: it was not stopped by its limit, so streams that gave nothing have nothing.
+        place, stream, … `all_seen`: see `saw_all`; then streams that gave nothing have nothing.
         mark: last place, oldest writer and next writer before it looked; the place was read after the
         writers, so a place is held against the writers of the next answer.
         """
@@ -499,7 +507,7 @@ class PostgresEngine:
             self._bounds.took(ended_at - began_at, ended_at)
         grants = [] if text is None else await self._grants_of(text, which)
         mark = (last_place, int(oldest_writer), int(next_writer))
-        all_seen = len(grants) < request.limit
+        all_seen = saw_all(len(grants), request.limit, len(streams), fair)
         self._bounds.learn(streams, (bounds, agains), (began or [], began_again or []), all_seen, mark)
         if not grants and newest != (self._streams.newest or None):
             return None

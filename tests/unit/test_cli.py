@@ -15,10 +15,8 @@ from hypothesis import strategies as st
 from nightcrew.cli.failing import MEANINGS, Code
 from nightcrew.cli.main import main
 from nightcrew.cli.options import STATES
-from nightcrew.cli.serving import needs, problem
-from nightcrew.cli.text import ascii_json, iso, plain, plain_lines, shorten, size, span
-from nightcrew.engine import QueueStats, Stats, WorkerInfo, WorkerStatus
 from nightcrew.job import JobState
+from nightcrew.words import ascii_json, iso, plain, plain_lines, shorten, size, span
 from tests.parts import ROOT
 
 
@@ -159,41 +157,3 @@ def test_sizes_and_times_and_long_texts() -> None:
     assert iso(0.25) == "1970-01-01T00:00:00.250000Z"
     assert shorten("abcdef", 4) == "abc…"
     assert shorten("abcd", 4) == "abcd"
-
-
-# --- who serves what waits --------------------------------------------------------------------------
-
-
-def worker(*, queues: tuple[str, ...] = ("*",), state: str = "running", alive: bool = True) -> WorkerInfo:
-    """A worker that knows the task `mail`."""
-    status = WorkerStatus(id="w", host="h", boot="b", pid=1, queues=queues, tasks=("mail",), state=state)
-    return WorkerInfo(status, 0.0, 0.0, alive)
-
-
-@pytest.mark.parametrize(
-    ("task", "workers", "why"),
-    [
-        ("mail", [], "no worker runs"),
-        ("mail", [worker(alive=False)], "no worker runs"),
-        ("ghost", [worker()], "no worker knows this task"),
-        ("mail", [worker(queues=("reports.*",))], "no worker that knows this task takes this queue"),
-        ("mail", [worker(state="stopping")], "its workers are stopping"),
-        ("mail", [worker(state="stopping"), worker(queues=("out.*",))], None),
-        ("mail", [worker()], None),
-    ],
-)
-def test_why_nobody_serves_what_waits(task: str, workers: list[WorkerInfo], why: str | None) -> None:
-    assert problem("out.now", task, workers) == why
-
-
-def test_what_has_waited_longest_comes_first_and_what_is_only_due_later_last() -> None:
-    stats = Stats(
-        [
-            QueueStats("a", "t", 0, 5, None),
-            QueueStats("b", "t", 1, 0, 200.0),
-            QueueStats("c", "t", 9, 0, 100.0),
-        ],
-        running=0,
-        counted_to=10,
-    )
-    assert [need.stats.queue for need in needs(stats, [])] == ["c", "b", "a"]

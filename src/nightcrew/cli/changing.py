@@ -14,9 +14,9 @@ from nightcrew.cli.failing import Code
 from nightcrew.cli.listing import Search
 from nightcrew.cli.output import answer, note
 from nightcrew.cli.store import opened, whole_id
-from nightcrew.cli.text import plain, several
 from nightcrew.engine import Changed
 from nightcrew.errors import ConfigurationError
+from nightcrew.words import plain, several
 
 _SHOWN = 5
 

@@ -12,12 +12,12 @@ import msgspec
 from nightcrew.app import Nightcrew
 from nightcrew.cli.failing import Code, Failure
 from nightcrew.cli.output import answer
-from nightcrew.cli.serving import needs
 from nightcrew.cli.store import chosen_app, missing_file
-from nightcrew.cli.text import plain, several, span
 from nightcrew.connect import connect_doctor
 from nightcrew.engine import Stats, WorkerInfo
 from nightcrew.health import Examination, Finding, Severity
+from nightcrew.reasons import needs
+from nightcrew.words import plain, several, span
 
 LONG = 600.0
 """Seconds that the oldest ready job may have waited."""

@@ -17,12 +17,12 @@ from nightcrew.app import Nightcrew
 from nightcrew.cli import shapes
 from nightcrew.cli.output import answer, note
 from nightcrew.cli.store import duration, needed_app, patience_of
-from nightcrew.cli.text import plain
 from nightcrew.cli.waiting import await_job
 from nightcrew.errors import ArgumentsError, ConfigurationError, JobNotFound, UnknownTask
 from nightcrew.options import CallSettings
 from nightcrew.storable import from_json_value
 from nightcrew.task import Job, Task
+from nightcrew.words import plain
 
 _OPTIONS = {"attempts": "retry", "job_timeout": "timeout", "job_id": "id"}
 """Options of the command line that are called otherwise in `task.using`."""

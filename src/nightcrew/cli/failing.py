@@ -11,7 +11,7 @@ from enum import IntEnum
 
 import click
 
-from nightcrew.cli.text import plain_lines
+from nightcrew.words import plain_lines
 
 _DEBUG = "nightcrew.cli.debug"
 

@@ -10,9 +10,9 @@ from nightcrew.app import MAX_PAGE, Nightcrew
 from nightcrew.cli import shapes
 from nightcrew.cli.output import Cell, answer, note, state_cell, table
 from nightcrew.cli.store import opened
-from nightcrew.cli.text import shorten, span
 from nightcrew.connect import safe_url
 from nightcrew.job import JobRecord, JobState
+from nightcrew.words import shorten, span
 
 PATIENCE = 5.0
 """Seconds of looking through a long history for rare jobs, before the person is asked to go on."""

@@ -6,11 +6,11 @@ import time
 
 from nightcrew.cli import shapes
 from nightcrew.cli.output import Cell, answer, note, table
-from nightcrew.cli.serving import Need, needs
 from nightcrew.cli.store import opened
-from nightcrew.cli.text import several, span
 from nightcrew.connect import safe_url
 from nightcrew.engine import WorkerInfo
+from nightcrew.reasons import Need, needs
+from nightcrew.words import several, span
 
 
 def show_queues(url: str | None, app: str | None, *, as_json: bool) -> None:

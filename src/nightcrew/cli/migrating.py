@@ -16,7 +16,6 @@ from nightcrew.blob import BlobStore
 from nightcrew.cli.failing import Code, Failure
 from nightcrew.cli.output import answer, note
 from nightcrew.cli.store import chosen_app, missing_file
-from nightcrew.cli.text import several
 from nightcrew.connect import (
     connect,
     connect_administrator,
@@ -28,6 +27,7 @@ from nightcrew.connect import (
 )
 from nightcrew.errors import BlobNotFound, ConfigurationError, EngineError
 from nightcrew.moving import Frozen, MovedJob, Source, Target
+from nightcrew.words import several
 
 _TOLD_EVERY = 1.0
 """Seconds between two lines of progress."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nightcrew.cli.text import ascii_json, plain
+from nightcrew.words import ascii_json, plain
 
 if TYPE_CHECKING:
     from rich.console import Console

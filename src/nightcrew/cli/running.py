@@ -17,9 +17,9 @@ from nightcrew.app import Nightcrew
 from nightcrew.cli.failing import Code, Failure, trace
 from nightcrew.cli.output import note
 from nightcrew.cli.store import check_steered, duration, needed_app, needed_spec, steer
-from nightcrew.cli.text import plain, plain_lines, shorten
 from nightcrew.connect import safe_url
 from nightcrew.errors import ConfigurationError
+from nightcrew.words import plain, plain_lines, shorten
 
 if TYPE_CHECKING:
     from nightcrew.supervisor import WorkerSettings

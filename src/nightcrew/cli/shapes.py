@@ -6,11 +6,11 @@ import json
 import time
 from typing import Any
 
-from nightcrew.cli.serving import Need
-from nightcrew.cli.text import iso
 from nightcrew.codec import unescape_result
 from nightcrew.engine import WorkerInfo
 from nightcrew.job import AttemptRecord, ErrorInfo, JobDetail, JobRecord
+from nightcrew.reasons import Need
+from nightcrew.words import iso
 
 
 def job(record: JobRecord) -> dict[str, Any]:

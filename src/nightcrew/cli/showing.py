@@ -11,11 +11,11 @@ from nightcrew.app import Nightcrew
 from nightcrew.cli import shapes
 from nightcrew.cli.output import STYLES, answer
 from nightcrew.cli.store import opened, whole_id, whole_value
-from nightcrew.cli.text import moment, plain, plain_lines, pretty_json, several, shorten, size, span
 from nightcrew.codec import unescape_result
 from nightcrew.errors import BlobNotFound
 from nightcrew.files import is_spilled
 from nightcrew.job import AttemptRecord, ErrorInfo, JobDetail, JobRecord
+from nightcrew.words import moment, plain, plain_lines, pretty_json, several, shorten, size, span
 
 LINES = 12
 WIDTH = 160

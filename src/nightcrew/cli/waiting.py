@@ -13,13 +13,13 @@ import click
 from nightcrew.app import Nightcrew
 from nightcrew.cli.failing import Code, Failure
 from nightcrew.cli.output import answer, console, note
-from nightcrew.cli.serving import problem
 from nightcrew.cli.showing import shape
 from nightcrew.cli.store import opened, patience_of, whole_id
-from nightcrew.cli.text import plain, plain_lines, pretty_json, shorten
 from nightcrew.errors import JobCancelled, JobFailed, ResultNotReady
 from nightcrew.job import JobRecord, JobState
+from nightcrew.reasons import problem
 from nightcrew.task import Job
+from nightcrew.words import plain, plain_lines, pretty_json, shorten
 
 LOOK = 0.25
 """Seconds between looks at the progress of a job; its end is seen sooner."""

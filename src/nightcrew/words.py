@@ -1,4 +1,4 @@
-"""Words for a terminal: whatever a job carries is made harmless and short before it is shown."""
+"""Words for people, on a terminal or on a page: whatever a job carries is made harmless and short before it is shown."""
 
 from __future__ import annotations
 

@@ -119,6 +119,8 @@ class Extras(Struct, frozen=True, omit_defaults=True):
     code_version: str | None = None
     expires_at: float | None = None
     keys: dict[str, str] | None = None
+    masked: tuple[str, ...] = ()
+    """Arguments that nobody is shown; "return" is the result."""
 
 
 class NewJob(Struct, frozen=True, gc=False):

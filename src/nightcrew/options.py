@@ -80,6 +80,16 @@ def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
     return result
 
 
+def check_masked(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names of arguments as a tuple; refuse a bare string and what cannot be a name."""
+    result = tuple(names) if not isinstance(names, str) else ()
+    if isinstance(names, str) or not all(isinstance(name, str) and name.isidentifier() for name in result):
+        raise ConfigurationError(
+            f'expected `masked` as a list of parameters (or "return" for the result), got {names!r}'
+        )
+    return result
+
+
 def exception_name(kind: type[BaseException]) -> str:
     """The name under which an exception class is matched and stored."""
     return f"{kind.__module__}.{kind.__qualname__}"
@@ -160,6 +170,7 @@ class TaskOptions:
     keep_failed: float = KEEP_FAILED
     tags: tuple[str, ...] = ()
     run_in: RunIn = "auto"
+    masked: tuple[str, ...] = ()
 
 
 class TaskSettings(TypedDict, total=False):
@@ -176,6 +187,7 @@ class TaskSettings(TypedDict, total=False):
     keep_failed: Duration
     tags: Iterable[str]
     run_in: RunIn
+    masked: Iterable[str]
 
 
 class CallSettings(TypedDict, total=False):

@@ -13,7 +13,7 @@ from nightcrew.errors import ConfigurationError
 from nightcrew.location import main_name
 from nightcrew.options import Duration, Retry, TaskSettings
 from nightcrew.task import AsyncTask, Client, SyncTask, Task, is_async
-from nightcrew.template import task_options
+from nightcrew.template import check_parameters, task_options
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -100,6 +100,8 @@ class Tasks:
         keep_result, keep_failed: how long finished and failed jobs are kept.
         tags: texts to find its jobs by.
         run_in: ``"process"`` for a child process that can be killed.
+        masked: parameters whose values nobody is shown; ``"return"`` for the result, which then only those
+            see who ask for it, as `job.result()` does.
 
         Raises `ConfigurationError` for an option that does not exist or cannot be.
         """
@@ -111,6 +113,7 @@ class Tasks:
                 raise ConfigurationError(f"expected a function to make a task of, got {function!r}")
             name = "" if "name" in settings else _default_name(function)
             options = task_options(name, settings)
+            check_parameters(function, options)
             kind = AsyncTask if is_async(function) else SyncTask
             task: Task[Any, Any] = kind(function, options)
             self._add(task)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from difflib import get_close_matches
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from nightcrew.client import check_id
 from nightcrew.errors import ConfigurationError
 from nightcrew.job import Extras
+from nightcrew.masking import RESULT
 from nightcrew.options import (
     KEEP_FAILED,
     KEEP_RESULT,
@@ -18,6 +20,7 @@ from nightcrew.options import (
     Duration,
     TaskOptions,
     TaskSettings,
+    check_masked,
     check_name,
     check_priority,
     check_tags,
@@ -64,6 +67,7 @@ class Template:
             keep_result=seconds(given["keep_result"], "`keep_result`") if "keep_result" in given else None,
             tags=check_tags(given["tags"]) if "tags" in given else options.tags,
             correlation_id=_correlation_id(given.get("correlation_id")),
+            masked=options.masked,
         )
         self.extras = None if extras == _NO_EXTRAS else extras
 
@@ -87,10 +91,27 @@ def task_options(name: str, settings: Mapping[str, Any]) -> TaskOptions:
         keep_failed=seconds(given.get("keep_failed", KEEP_FAILED), "`keep_failed`"),
         tags=check_tags(given.get("tags", ())),
         run_in=run_in,
+        masked=check_masked(given.get("masked", ())),
     )
     if "retry" not in given:
         return options
     return dataclasses.replace(options, retry=retry_rule(given["retry"]))
+
+
+def check_parameters(function: Callable[..., Any], options: TaskOptions) -> None:
+    """Refuse to mask what the function has no parameter for: a slip there would show a secret.
+
+    Raises `ConfigurationError`.
+    """
+    try:
+        known = [*inspect.signature(function).parameters, RESULT]
+    except (TypeError, ValueError):
+        return  # its `signature` says what is wrong
+    for name in options.masked:
+        if name not in known:
+            raise ConfigurationError(
+                f"task {options.name}: there is no parameter `{name}` to mask; expected some of {', '.join(known)}"
+            )
 
 
 def timeout_seconds(timeout: Duration | None) -> float | None:

@@ -12,6 +12,7 @@ from nightcrew.cli.output import Cell, answer, note, state_cell, table
 from nightcrew.cli.store import opened
 from nightcrew.connect import safe_url
 from nightcrew.job import JobRecord, JobState
+from nightcrew.masking import Masked
 from nightcrew.words import shorten, span
 
 PATIENCE = 5.0
@@ -55,7 +56,8 @@ def list_page(
 ) -> None:
     """Print jobs, and how to see more of them."""
     with opened(url, app) as store:
-        records, mark = find(store, search, limit, after)
+        found, mark = find(store, search, limit, after)
+        records = [Masked(record).record for record in found]
         where = safe_url(store.url)
     if as_json:
         answer({"jobs": [shapes.job(record) for record in records], "next": mark})

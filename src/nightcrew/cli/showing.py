@@ -15,6 +15,7 @@ from nightcrew.codec import unescape_result
 from nightcrew.errors import BlobNotFound
 from nightcrew.files import is_spilled
 from nightcrew.job import AttemptRecord, ErrorInfo, JobDetail, JobRecord
+from nightcrew.masking import Masked
 from nightcrew.words import moment, plain, plain_lines, pretty_json, several, shorten, size, span
 
 LINES = 12
@@ -30,15 +31,19 @@ def show(url: str | None, app: str | None, text: str, *, full: bool, as_json: bo
         if as_json:
             answer(shape(store, found))
             return
-        if full:
-            found = _whole(store, found)
+        found = _whole(store, found) if full else found
+        found = Masked(found.job).detail(found)
     click.echo("\n".join(Page(found, full=full).lines()))
 
 
-def shape(store: Nightcrew, found: JobDetail) -> dict[str, object]:
-    """A job as JSON, its arguments and result whole wherever they are kept."""
-    record = _whole(store, found).job
-    return shapes.detail(found, record.args, record.result)
+def shape(store: Nightcrew, found: JobDetail, *, for_waiter: bool = False) -> dict[str, object]:
+    """A job as JSON, its arguments and result whole wherever they are kept, but for what is masked.
+
+    for_waiter: with its result even so, which is what they wait for.
+    """
+    whole = _whole(store, found)
+    shown = Masked(whole.job).detail(whole)
+    return shapes.detail(shown, shown.job.args, (whole if for_waiter else shown).job.result)
 
 
 def _whole(store: Nightcrew, found: JobDetail) -> JobDetail:

@@ -52,7 +52,7 @@ def await_job(store: Nightcrew, job: Job[Any], patience: float | None, *, as_jso
         note(f"The job goes on; `nightcrew jobs wait {job.id}` waits again.")
         raise
     if as_json:
-        answer({**shape(store, job.detail()), **more})
+        answer({**shape(store, job.detail(), for_waiter=True), **more})
     try:
         result = job.result(0)
     except JobFailed as error:

@@ -77,6 +77,7 @@ class Context:
         self,
         grant: Grant,
         reporter: Reporter,
+        worker: str = "",
         *,
         deadline: float | None = None,
         blobs: Files | None = None,
@@ -93,6 +94,10 @@ class Context:
         """When the attempt must end, as `time.monotonic()` tells it; None is never."""
         self.signature: Signature | None = None
         """Of its task: how its result is stored."""
+        self.worker = worker
+        """The id of the worker that runs it."""
+        self.trace = ""
+        """The id of its trace; empty where nobody follows it."""
 
     def __repr__(self) -> str:
         return f"<Context of {self.task} {self.job_id}, attempt {self.attempt}>"

@@ -239,8 +239,8 @@ class Dispatcher:
         return run
 
     def _new_context(self, grant: Grant, deadline: float | None) -> Context:
-        finish_in = self._finishing.request
-        return Context(grant, self.notes, deadline=deadline, blobs=self._app.blobs, finish_in=finish_in)
+        blobs, finish_in = self._app.blobs, self._finishing.request
+        return Context(grant, self.notes, self._worker, deadline=deadline, blobs=blobs, finish_in=finish_in)
 
     # running
 

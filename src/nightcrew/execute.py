@@ -21,6 +21,7 @@ from nightcrew.context import Context, set_current
 from nightcrew.errors import Abort, ConfigurationError, RetryAfter, Snooze, Stopped
 from nightcrew.files import is_spilled, spill, unspill
 from nightcrew.job import NO_EXTRAS, Ended, ErrorInfo, Extras, Grant, Outcome, RetryRule, Transition
+from nightcrew.logs import about
 from nightcrew.options import exception_name, seconds
 from nightcrew.policy import decide, success
 from nightcrew.task import Task
@@ -255,7 +256,7 @@ class Run(msgspec.Struct):
         outcome = ended.outcome
         if outcome is _DONE:
             return success(grant, ended.result, ended.blobs, started_at, duration, keep)
-        logger.info("job %s (%s): %s", grant.id, grant.task, outcome)
+        logger.info("job %s (%s): %s", grant.id, grant.task, outcome, extra=about(grant))
         rule = plan.rule
         if extras is not None and extras.retry is not None:
             rule = extras.retry

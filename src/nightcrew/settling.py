@@ -10,6 +10,7 @@ from nightcrew.engine import Engine, Finished
 from nightcrew.errors import EngineBusy, EngineClosed, StorageFull
 from nightcrew.execute import error_info
 from nightcrew.job import Outcome, Transition
+from nightcrew.logs import about
 from nightcrew.policy import decide
 
 logger = logging.getLogger("nightcrew.worker")
@@ -40,7 +41,9 @@ async def insist(engine: Engine, batch: list[Transition], error: Exception) -> l
         return await _store(engine, batch[:half]) + await _store(engine, batch[half:])
     [transition] = batch
     if transition.outcome is Outcome.BAD_RESULT:
-        logger.error("job %s cannot be settled; it will be taken over", transition.grant.id, exc_info=error)
+        grant = transition.grant
+        what = "job %s (%s) cannot be settled; it will be taken over"
+        logger.error(what, grant.id, grant.task, exc_info=error, extra=about(grant))
         return [Finished.LEASE_LOST]
     return await _store(engine, [decide(transition.grant, Outcome.BAD_RESULT, error=error_info(error))])
 
@@ -57,4 +60,5 @@ def tell_lost(batch: list[Transition], answers: list[Finished]) -> None:
     for transition, answer in zip(batch, answers, strict=True):
         if answer is Finished.LEASE_LOST:
             grant = transition.grant
-            logger.warning("job %s (%s) had been given to another worker", grant.id, grant.task)
+            what = "job %s (%s) had been given to another worker"
+            logger.warning(what, grant.id, grant.task, extra=about(grant))

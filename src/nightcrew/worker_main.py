@@ -21,9 +21,9 @@ import msgspec
 import uvloop
 
 from nightcrew.app import Nightcrew
-from nightcrew.context import MAX_LOG_LINE, clean_line
 from nightcrew.errors import ConfigurationError
 from nightcrew.loading import load_app
+from nightcrew.logs import LOG_FORMAT, log_to_stderr
 from nightcrew.supervisor import EXIT_CONFIGURATION, EXIT_RESTART, Hello, WorkerSettings, stack_file
 from nightcrew.worker import Worker
 
@@ -37,34 +37,26 @@ SWITCH_INTERVAL = 0.0005
 def main() -> int:
     """Run a worker as a supervisor asks; return the exit code."""
     spec, journal, line, settings = sys.argv[1:]
+    log_format = os.environ.get(LOG_FORMAT, "text")
     sys.setswitchinterval(SWITCH_INTERVAL)
-    if not logging.getLogger().handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(_Plain("%(asctime)s %(levelname)s %(message)s"))
-        logging.basicConfig(level=logging.INFO, handlers=[handler])
     # However it hangs, and even with the interpreter's lock held, it can be asked where it is.
     with stack_file(Path(journal)).open("w") as stacks:
         faulthandler.enable()
         faulthandler.register(signal.SIGUSR2, stacks, all_threads=True)
         try:
             app = load_app(spec)
+            log_to_stderr(log_format)  # now: the app's code may have set up its own
             worker = Worker(app, journal=Path(journal), **msgspec.json.decode(settings, type=WorkerSettings))
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(serve(app, worker, socket.socket(fileno=int(line))))
         except ConfigurationError as error:
+            log_to_stderr(log_format)
             logger.error("%s", error, exc_info=error.__cause__)
             return EXIT_CONFIGURATION
         finally:
             faulthandler.unregister(signal.SIGUSR2)
             stack_file(Path(journal)).unlink(missing_ok=True)
     return EXIT_RESTART if worker.wants_restart else 0
-
-
-class _Plain(logging.Formatter):
-    """Escapes control characters: what a job says must not pass for a line of ours, or move the cursor."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return "\n".join(clean_line(line, MAX_LOG_LINE) for line in super().format(record).split("\n"))
 
 
 async def serve(app: Nightcrew, worker: Worker, line: socket.socket) -> None:

@@ -171,8 +171,16 @@ def demo(**settings: Any) -> None:
     is_flag=True,
     help="Run one worker in this very process, with nobody to watch it: for debuggers and small machines.",
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    envvar="NIGHTCREW_LOG_FORMAT",
+    default="text",
+    show_default=True,
+    help="How to log to standard error; json is one event a line. Else NIGHTCREW_LOG_FORMAT.",
+)
 @worker_url_option
-def worker(app: str | None, url: str | None, processes: int, embedded: bool, **settings: Any) -> None:
+def worker(app: str | None, url: str | None, **settings: Any) -> None:
     """Run the jobs of an app until told to stop.
 
     A supervisor starts the worker processes, and when one dies it sees to it that its jobs run again
@@ -189,7 +197,7 @@ def worker(app: str | None, url: str | None, processes: int, embedded: bool, **s
     from nightcrew.cli.running import run_workers
 
     app = app or click.get_current_context().find_root().params["app"]
-    run_workers(url, app, processes=processes, embedded=embedded, settings=settings)
+    run_workers(url, app, settings)
 
 
 main.add_command(jobs)

@@ -19,11 +19,14 @@ from nightcrew.cli.output import note
 from nightcrew.cli.store import check_steered, duration, needed_app, needed_spec, steer
 from nightcrew.connect import safe_url
 from nightcrew.errors import ConfigurationError
-from nightcrew.words import plain, plain_lines, shorten
+from nightcrew.logs import LOG_FORMAT, log_to_stderr
+from nightcrew.words import shorten
 
 if TYPE_CHECKING:
     from nightcrew.supervisor import WorkerSettings
     from nightcrew.worker import Worker
+
+logger = logging.getLogger("nightcrew.cli")
 
 _WHY = "a worker"
 GRACE = 25.0
@@ -56,10 +59,10 @@ def run_sample(settings: Mapping[str, Any]) -> None:
 # --- workers ------------------------------------------------------------------------------------
 
 
-def run_workers(
-    url: str | None, app: str | None, *, processes: int, embedded: bool, settings: Mapping[str, Any]
-) -> None:
+def run_workers(url: str | None, app: str | None, settings: Mapping[str, Any]) -> None:
     """Run workers until told to stop, and exit with how they ended."""
+    processes, embedded = settings["processes"], settings["embedded"]
+    os.environ[LOG_FORMAT] = settings["log_format"]  # for the processes that we start, too
     if embedded and processes > 1:
         raise ConfigurationError(
             f"expected --embedded with one process, got --processes {processes}; leave one of them away"
@@ -79,7 +82,7 @@ def _run_embedded(url: str | None, app: str | None, settings: WorkerSettings) ->
 
     found = needed_app(url, app, _WHY)
     worker = Worker(found, **settings)
-    _log()
+    log_to_stderr(os.environ[LOG_FORMAT])
     _announce("worker", needed_spec(app, _WHY), found.url, tuple(sorted(found.tasks)), settings, 1)
     with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
         runner.run(_run(found, worker, _grace(settings)))
@@ -92,7 +95,7 @@ async def _run(app: Nightcrew, worker: Worker, grace: float) -> None:
 
     def stop() -> None:
         nonlocal stage
-        note(_STAGES[min(stage, len(_STAGES) - 1)].format(grace=grace))
+        _tell(_STAGES[min(stage, len(_STAGES) - 1)].format(grace=grace))
         stage += 1
         worker.stop()
 
@@ -115,7 +118,7 @@ def _run_supervised(url: str | None, app: str | None, processes: int, settings: 
         trace(found.trace)
         raise ConfigurationError(found.error)
     check_steered(url, spec, found.url)
-    _log()
+    log_to_stderr(os.environ[LOG_FORMAT])
     _announce("supervisor", spec, found.url, found.tasks, settings, processes)
     supervisor = Supervisor(spec, processes=processes, worker=settings, grace=_grace(settings))
     return {EXIT_CLEAN: Code.OK, EXIT_CONFIGURATION: Code.USAGE}.get(supervisor.run(), Code.KILLED)
@@ -156,9 +159,7 @@ def _announce(
         "tasks": names or "none: does the module import those that it should run?",
         "workers": "1 process" if processes == 1 else f"{processes} processes",
     }
-    note(f"Nightcrew {kind}, process {os.getpid()}; Ctrl-C or SIGTERM stops it in stages")
-    for name, text in facts.items():
-        note(f"  {name:<9}{text}")
+    _tell(f"Nightcrew {kind}, process {os.getpid()}; Ctrl-C or SIGTERM stops it in stages", **facts)
 
 
 def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -175,24 +176,11 @@ def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 # --- the log ------------------------------------------------------------------------------------
 
 
-class _Plain(logging.Formatter):
-    """Log lines in which nothing that a job said can steer the terminal."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - overrides logging's
-        record.message = plain(record.message)
-        return super().formatMessage(record)
-
-    def format(self, record: logging.LogRecord) -> str:
-        first, *trace = super().format(record).split("\n")
-        return "\n".join([first, *plain_lines("\n".join(trace))]) if trace else first
-
-
-def _log() -> None:
-    """Log to standard error, unless the user's code has set up logging."""
-    root = logging.getLogger()
-    if root.handlers:
+def _tell(text: str, **facts: str) -> None:
+    """Say something about the run itself, beside the log and in its format."""
+    if os.environ.get(LOG_FORMAT) == "json":
+        logger.info("%s", text, extra=facts)
         return
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Plain("%(asctime)s %(levelname)s %(message)s"))
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
+    note(text)
+    for name, fact in facts.items():
+        note(f"  {name:<9}{fact}")

@@ -257,6 +257,7 @@ class Child:
         context = Context(
             run.grant,
             self._link,
+            run.worker,
             deadline=deadline,
             blobs=self._app.blobs,
             finish_in=self._link.finish_in,

@@ -101,7 +101,8 @@ class ProcessRunner:
         location = task.location
         place = None if location is None else Place(*location)
         # The arguments go beside the grant: those within may only say where the real ones are.
-        message = Run(replace(grant, args=Raw(b"null"), extras=NO_EXTRAS), Raw(args), place, deadline)
+        bare = replace(grant, args=Raw(b"null"), extras=NO_EXTRAS)
+        message = Run(bare, Raw(args), place, deadline, context.worker)
         async with self._free:
             for _ in range(2):
                 try:

@@ -45,6 +45,8 @@ class Run(Struct, tag="run"):
     """Of the task."""
     deadline: float | None
     """`time.monotonic()`, which all processes of a host share."""
+    worker: str
+    """Whose id the job is told."""
 
 
 class Ask(Struct, tag="ask", frozen=True):

@@ -167,6 +167,18 @@ class Stats(Struct, frozen=True):
     counted_to: int
 
 
+class Document(Struct, frozen=True):
+    """A small value that is kept beside the jobs, and changed by compare and set."""
+
+    kind: str
+    key: str
+    version: int
+    """Another with every save, and never given again, also when the document was deleted in between."""
+    value: bytes
+    """JSON."""
+    changed_at: float
+
+
 class Topic(StrEnum):
     """What a wake-up may be about."""
 
@@ -175,7 +187,7 @@ class Topic(StrEnum):
     DONE = "done"
     """A job reached a final state."""
     CONTROL = "control"
-    """Somebody asked to cancel a running job."""
+    """Somebody asked to cancel a running job, or has decided something about a queue or a worker."""
 
 
 class Wakeups(Protocol):
@@ -275,6 +287,27 @@ class Engine(Protocol):
     # act
     async def change(self, ids: Sequence[str], verb: Verb) -> list[Changed]:
         """Cancel or retry jobs."""
+        ...
+
+    # documents
+    async def load(self, kind: str, keys: Sequence[str]) -> list[Document | None]:
+        """Look at documents, in one consistent moment; None for one that is not there."""
+        ...
+
+    async def save(self, kind: str, key: str, value: bytes | None, version: int | None = None) -> int:
+        """Store a document, or with None for a value delete it; return its new version, 0 for none.
+
+        version: only if it is still this one; 0: only if there is none yet; None: whatever is there.
+        Raises `VersionConflict`, `ConfigurationError` for what is no key or no JSON, and `LimitExceeded` for a value
+        of more than `EngineLimits.inline_bytes`. Where the answer to a delete got lost on its way and it was asked for
+        again, it may say `VersionConflict` though it was this call that deleted it.
+        """
+        ...
+
+    async def documents(
+        self, kind: str, limit: int = 500, after: str | None = None, *, falling: bool = False
+    ) -> list[Document]:
+        """Up to `limit` (at most 500) documents of a kind, by key, rising or falling, beyond the key `after`."""
         ...
 
 

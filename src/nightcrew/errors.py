@@ -15,7 +15,8 @@
         ├── EngineClosed        used before `open` or after `close`
         ├── EngineBusy          another process keeps the store locked
         ├── StorageFull         no space left; nothing was written
-        └── SchemaError         made by another version of Nightcrew, or not by Nightcrew
+        ├── SchemaError         made by another version of Nightcrew, or not by Nightcrew
+        └── VersionConflict     a document that somebody else has changed meanwhile
 
     JobSignal                   raised *by a job* to say what should happen to it
     ├── Abort                   fail now, no further attempt
@@ -120,6 +121,21 @@ class StorageFull(EngineError):
 
 class SchemaError(EngineError):
     """The store was made by another version of Nightcrew, or by another program."""
+
+
+class VersionConflict(EngineError):
+    """Somebody else has changed this document meanwhile: nothing was written. `version` is what is there, 0 for none."""
+
+    def __init__(self, kind: str, key: str, expected: int, version: int) -> None:
+        there = f"is at version {version}" if version else "is not there"
+        was = f"version {expected}" if expected else "nothing there"
+        super().__init__(
+            f"the document {key!r} of kind {kind!r} {there}, and {was} was expected; load it again, and decide anew"
+        )
+        self.kind = kind
+        self.key = key
+        self.expected = expected
+        self.version = version
 
 
 class JobSignal(Exception):

@@ -81,6 +81,15 @@ class MovedJob(Struct, frozen=True):
     blobs: tuple[str, ...]
 
 
+class MovedDocument(Struct, frozen=True):
+    """A document. `value` is JSON."""
+
+    kind: str
+    key: str
+    value: str
+    changed_at: float
+
+
 class Batch(Struct, frozen=True):
     """Jobs that follow each other, and the workers that they name."""
 
@@ -120,6 +129,10 @@ class Source(Protocol):
         """The days (Unix seconds of their beginning, UTC) of which there are jobs, by the time in their ids."""
         ...
 
+    def documents(self) -> Sequence[MovedDocument]:
+        """All documents but those about workers: there are none any more."""
+        ...
+
     def read(self, after: int) -> Batch:
         """Some jobs behind this place, bounded in number and bytes; none at the end."""
         ...
@@ -154,6 +167,10 @@ class Target(Protocol):
 
     async def prepare(self, days: Sequence[float]) -> None:
         """Make room for jobs of these days."""
+        ...
+
+    async def write_documents(self, move: str, documents: Sequence[MovedDocument]) -> None:
+        """Store documents, all or nothing and once in a move; one that is there already is left as it is."""
         ...
 
     async def write(self, move: str, after: int, batch: Batch) -> bool:

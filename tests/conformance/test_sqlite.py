@@ -6,13 +6,16 @@ import asyncio
 import socket
 import threading
 from collections.abc import AsyncIterator
+from importlib import resources
 from pathlib import Path
 
+import apsw
 import pytest
 
 from nightcrew.engine import Topic
 from nightcrew.engines import sqlite_upkeep
 from nightcrew.engines.sqlite import SqliteEngine
+from nightcrew.engines.sqlite_file import APPLICATION_ID
 from nightcrew.engines.sqlite_writer import wake_folder
 from nightcrew.errors import EngineError
 from nightcrew.job import Outcome
@@ -114,6 +117,28 @@ async def test_a_clock_set_back_does_not_stop_the_pruning(tmp_path: Path) -> Non
         clock.set_wall(1.0)
         assert (await hand.sweep()).pruned == 1
         assert await hand.engine.get([done.id]) == [None]
+
+
+async def test_a_file_of_before_is_brought_up_to_date_by_opening_it(tmp_path: Path) -> None:
+    """It has jobs, and nothing of what later steps made."""
+    first = resources.files("nightcrew.engines.schema") / "sqlite_0001_jobs.sql"
+    db = apsw.Connection(str(tmp_path / "jobs.db"))
+    db.execute(first.read_text())
+    db.pragma("application_id", APPLICATION_ID)
+    db.pragma("user_version", 1)
+    db.execute("INSERT INTO lane(queue, task, label) VALUES ('default', 'work', '\"work\",\"default\"')")
+    db.execute(
+        "INSERT INTO job(seq, id, lane, priority, created_at, args, max_attempts, rerun, codec)"
+        " VALUES (1, randomblob(16), 1, 0, 1.0, '{}', 1, 1, 1)"
+    )
+    db.execute("INSERT INTO ready VALUES (100, 1, 0, 0, 0, 0, 1.0)")
+    db.close()
+    clock = ManualClock()
+    async with Store(lambda: SqliteEngine(tmp_path / "jobs.db", clock=clock, boot=BOOT), clock) as store:
+        hand = await store.hand()
+        assert (await hand.engine.migrate())[0] == "sqlite_0002_documents"
+        assert await hand.engine.save("queue", "mail", b"{}")
+        await hand.applied(won(await hand.one()))
 
 
 async def test_closing_cut_short_lets_all_go(tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from nightcrew.cli.main import main
+from nightcrew.engines.postgres import PostgresEngine
 from nightcrew.engines.postgres_link import Address
 from nightcrew.engines.postgres_schema import ROLES
+from nightcrew.testing.conformance.stage import put, seen
 from tests.servers.roles import Logins, as_user, make_store
 
 pytestmark = pytest.mark.postgres
@@ -31,6 +33,26 @@ def test_it_says_what_it_did(postgres_url: str) -> None:
     assert "up to date already" in run("--url", postgres_url)
     again = json.loads(run("--url", postgres_url, "--json"))
     assert again == {"url": postgres_url, "created": False, "steps": []}
+
+
+async def test_a_store_of_before_is_brought_up_to_date_by_opening_it(postgres_url: str) -> None:
+    """It has jobs, and nothing of what later steps made."""
+    engine = PostgresEngine(postgres_url)
+    await engine.open()
+    [job] = await put(engine)
+    await engine.close()
+    schema = Address(postgres_url).quoted
+    with psycopg.connect(Address(postgres_url).conninfo) as db:
+        db.execute(
+            f"DELETE FROM {schema}.migration WHERE name > 'postgres_0001_jobs';"
+            f"DROP FUNCTION {schema}.save_document;"
+            f"DROP TABLE {schema}.document; DROP SEQUENCE {schema}.document_version".encode()
+        )
+    engine = PostgresEngine(postgres_url)
+    assert (await engine.migrate())[0] == "postgres_0002_documents"
+    assert (await seen(engine, job)).id == job.id
+    assert await engine.save("queue", "mail", b"{}")
+    await engine.close()
 
 
 def test_it_makes_the_roles_and_says_how_to_use_them(postgres_url: str) -> None:

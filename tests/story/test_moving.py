@@ -123,6 +123,46 @@ def test_everything_arrives_as_it_was(old_url: str, postgres_url: str) -> None:
     assert asyncio.run(seen_at(postgres_url)) == before
 
 
+def test_documents_arrive_too_and_what_was_revoked_there_does_not_come_back(
+    old_url: str, postgres_url: str
+) -> None:
+    source = Path(old_url.removeprefix("sqlite:///"))
+
+    async def saved() -> None:
+        engine = SqliteEngine(source)
+        await engine.open()
+        for kind, key in (("token", "mine"), ("token", "yours"), ("queue", "mail"), ("worker", "gone")):
+            await engine.save(kind, key, b'{"naughty": "\\u0000"}')
+        await asyncio.to_thread(run, "--url", postgres_url, "--from", old_url)
+        for value in (b"1", None):
+            with pytest.raises(SchemaError, match="moved elsewhere"):
+                await engine.save("token", "mine", value)
+        await engine.close()
+
+    async def moved() -> dict[tuple[str, str], bytes]:
+        engine = PostgresEngine(postgres_url)
+        await engine.open()
+        found = [doc for kind in ("token", "queue", "worker") for doc in await engine.documents(kind)]
+        await engine.save("token", "mine", None)
+        await engine.close()
+        assert len({document.version for document in found}) == len(found)
+        return {(document.kind, document.key): document.value for document in found}
+
+    asyncio.run(saved())
+    value = b'{"naughty": "\\u0000"}'
+    assert asyncio.run(moved()) == {
+        ("token", "mine"): value,
+        ("token", "yours"): value,
+        ("queue", "mail"): value,
+    }
+    # As if it had been stopped after its first step.
+    db = apsw.Connection(str(source))
+    db.execute("UPDATE moved SET ended = 0")
+    db.close()
+    assert not run("--url", postgres_url, "--from", old_url)["moved"]["already"]
+    assert ("token", "mine") not in asyncio.run(moved())
+
+
 def test_the_order_stays(old_url: str, postgres_url: str) -> None:
     async def enqueued() -> list[str]:
         engine = SqliteEngine(Path(old_url.removeprefix("sqlite:///")))
@@ -266,7 +306,8 @@ main(["migrate", *sys.argv[3:]])
         ("INSERT INTO {s}.job", 1),
         ("INSERT INTO {s}.ready", 2),
         ("UPDATE {s}.moved", 1),
-        ("UPDATE {s}.moved", 5),
+        ("UPDATE {s}.moved", 2),
+        ("UPDATE {s}.moved", 6),
         ("FOR UPDATE", 5),
         ("end", 1),
     ],

@@ -38,12 +38,14 @@ TABLE = {
     "SELECT count(*) FROM {s}.job": {"worker", "reader"},
     "SELECT count(*) FROM {s}.done": {"worker", "reader"},
     "SELECT count(*) FROM {s}.job_other": {"worker", "reader"},
+    "SELECT count(*) FROM {s}.document": {"worker", "reader"},
     "SELECT {s}.now_or(NULL)": {"worker", "reader"},
     "SELECT {s}.enqueue('{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}',"
     " '{{}}', '{{}}', '{{}}')": {"worker", "client"},
     "SELECT {s}.retire('nobody')": {"worker"},
     "SELECT {s}.cancel_job(gen_random_uuid(), 1)": {"worker"},
     "SELECT {s}.retry_job(gen_random_uuid())": {"worker"},
+    "SELECT {s}.save_document('token', 'one', '1', NULL, gen_random_uuid())": {"worker"},
     "SELECT {s}.prune(NULL, 1)": {"worker"},
     "SELECT {s}.make_partitions()": {"worker"},
     # Only for other functions.
@@ -53,6 +55,7 @@ TABLE = {
     "INSERT INTO {s}.cancel(id, at) VALUES (gen_random_uuid(), 1)": set[str](),
     "UPDATE {s}.worker SET state = 'dead'": set[str](),
     "DELETE FROM {s}.ready": set[str](),
+    "DELETE FROM {s}.document": set[str](),
     "TRUNCATE {s}.job": set[str](),
     "SELECT nextval('{s}.place')": set[str](),
     "DROP TABLE {s}.log": set[str](),

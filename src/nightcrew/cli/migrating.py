@@ -170,6 +170,7 @@ async def _run(source: Source, target: Target, left: BlobStore, new: BlobStore) 
         done.total = source.count()
         done.already = frozen is not None and frozen.ended
         if not done.already:
+            await target.write_documents(move, source.documents())
             await target.prepare(source.days())
             await _all(source, target, move, done, left, new)
             source.end()

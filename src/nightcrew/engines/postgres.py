@@ -18,11 +18,13 @@ from typing import Any, Protocol
 
 import msgspec
 
+from nightcrew.documents import check_document, check_keys, check_page
 from nightcrew.engine import (
     Changed,
     Claimed,
     ClaimRequest,
     Directives,
+    Document,
     EngineLimits,
     Enqueued,
     Filter,
@@ -36,6 +38,7 @@ from nightcrew.engine import (
     WorkerStatus,
 )
 from nightcrew.engines import postgres_schema as schema
+from nightcrew.engines.postgres_documents import Documents
 from nightcrew.engines.postgres_joining import Joining
 from nightcrew.engines.postgres_link import Address, Bell, Doubles, Link, Listener, Unsure, closed
 from nightcrew.engines.postgres_look import Look
@@ -345,6 +348,7 @@ class PostgresEngine:
         await link.open()
         self._pid = os.getpid()
         self._bell, self._look, self._upkeep = Bell(link), Look(link), Upkeep(link)
+        self._documents = Documents(link, self._bell)
         self._joining = Joining(link, self._bell, _ENQUEUE, _FINISH, enqueue_arguments, self._now)
         self._link = link
 
@@ -687,6 +691,28 @@ class PostgresEngine:
         if Changed.DONE in answers:
             bell.ring(Topic.DONE if verb is Verb.CANCEL else Topic.READY)
         return answers
+
+    # documents
+
+    async def load(self, kind: str, keys: Sequence[str]) -> list[Document | None]:
+        """Look at documents, in one consistent moment; None for one that is not there."""
+        check_keys(kind, keys)
+        self._open()
+        return await self._documents.load(kind, keys)
+
+    async def save(self, kind: str, key: str, value: bytes | None, version: int | None = None) -> int:
+        """Store a document, or with None for a value delete it; return its new version, 0 for none."""
+        check_document(kind, key, value, self.limits.inline_bytes)
+        self._open()
+        return await self._documents.save(kind, key, value, version, self._now())
+
+    async def documents(
+        self, kind: str, limit: int = 500, after: str | None = None, *, falling: bool = False
+    ) -> list[Document]:
+        """Up to `limit` (at most 500) documents of a kind, by key, rising or falling, beyond the key `after`."""
+        check_page(kind, limit, after)
+        self._open()
+        return await self._documents.page(kind, limit, after, falling)
 
 
 def check_batch(size: int, most: int, call: str) -> None:

@@ -16,7 +16,7 @@ from psycopg import AsyncConnection
 from nightcrew.engines import postgres_schema as schema
 from nightcrew.engines.postgres_link import Address, engine_error
 from nightcrew.errors import EngineError
-from nightcrew.moving import Batch, MovedAttempt, MovedJob, MovedWorker
+from nightcrew.moving import Batch, MovedAttempt, MovedDocument, MovedJob, MovedWorker
 
 _encode = msgspec.json.encode
 
@@ -33,6 +33,14 @@ _NOTE = """
         known bigint NOT NULL,
         at timestamptz NOT NULL DEFAULT now()
     )
+"""
+# Of a move that was begun before there were documents.
+_NOTE_OF_DOCUMENTS = "ALTER TABLE {s}.moved ADD COLUMN IF NOT EXISTS documents boolean NOT NULL DEFAULT false"
+_DOCUMENTS = """
+    INSERT INTO {s}.document(kind, key, version, saved_by, value, changed_at)
+    SELECT kind, key, nextval('{s}.document_version'), gen_random_uuid(), value::json, changed
+    FROM unnest(%s::text[], %s::text[], %s::text[], %s::float8[]) d(kind, key, value, changed)
+    ON CONFLICT DO NOTHING
 """
 _LANES = """
     INSERT INTO {s}.lane(queue, task, label)
@@ -140,6 +148,7 @@ class PostgresTarget:
         steps = await schema.migrate(self._db, self._address)
         async with self._owning() as db:
             await db.execute(self._sql(_NOTE))
+            await db.execute(self._sql(_NOTE_OF_DOCUMENTS))
         return steps
 
     async def close(self) -> None:
@@ -187,6 +196,17 @@ class PostgresTarget:
         for day in days[-_DAYS:]:
             async with self._owning() as db:
                 await db.execute(self._sql("SELECT {s}.make_partitions(%s::float8, 0)"), (day,))
+
+    async def write_documents(self, move: str, documents: Sequence[MovedDocument]) -> None:
+        """Store documents, all or nothing and once in a move; one that is there already is left as it is."""
+        columns = zip(*((d.kind, d.key, d.value, d.changed_at) for d in documents), strict=True)
+        async with self._owning() as db:
+            # Once: one that was deleted here meanwhile, such as a token that was revoked, must not come back.
+            first = await db.execute(
+                self._sql("UPDATE {s}.moved SET documents = true WHERE move = %s AND NOT documents"), (move,)
+            )
+            if first.rowcount and documents:
+                await db.execute(self._sql(_DOCUMENTS), [list(column) for column in columns])
 
     async def write(self, move: str, after: int, batch: Batch) -> bool:
         """Store a batch that follows the place `after`, all or nothing; False where that is not where we are."""

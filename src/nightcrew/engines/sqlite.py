@@ -14,9 +14,7 @@ import asyncio
 import contextlib
 import os
 import random
-import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,11 +22,13 @@ from typing import Any, TypeVar
 import apsw
 import msgspec
 
+from nightcrew.documents import check_document, check_keys, check_page
 from nightcrew.engine import (
     Changed,
     Claimed,
     ClaimRequest,
     Directives,
+    Document,
     EngineLimits,
     Enqueued,
     Filter,
@@ -41,11 +41,11 @@ from nightcrew.engine import (
     WorkerInfo,
     WorkerStatus,
 )
+from nightcrew.engines import sqlite_documents
 from nightcrew.engines import sqlite_look as look
 from nightcrew.engines import sqlite_upkeep as upkeep
 from nightcrew.engines.sqlite_file import (
     Clock,
-    Connection,
     SystemClock,
     boot_id,
     check_library,
@@ -53,6 +53,7 @@ from nightcrew.engines.sqlite_file import (
     engine_error,
     migrate,
 )
+from nightcrew.engines.sqlite_readers import Readers
 from nightcrew.engines.sqlite_writer import (
     BearsLoss,
     Bell,
@@ -68,7 +69,7 @@ from nightcrew.engines.sqlite_writer import (
     stream_of,
     unpack_members,
 )
-from nightcrew.errors import EngineClosed, EngineError, LeaseLost, LimitExceeded
+from nightcrew.errors import EngineClosed, EngineError, LeaseLost, LimitExceeded, VersionConflict
 from nightcrew.job import Grant, JobDetail, JobRecord, JobState, NewJob, Outcome, Report, Transition
 
 T = TypeVar("T")
@@ -526,9 +527,7 @@ class SqliteEngine:
         self._lanes = Lanes()
         self._turns = 0
         self._hand = upkeep.PruneHand()
-        self._readers: ThreadPoolExecutor | None = None
-        self._reading = threading.local()
-        self._read_connections: list[Connection] = []
+        self._readers: Readers | None = None
 
     async def open(self) -> None:
         """Open the file and its writer thread; make or update the schema."""
@@ -544,7 +543,7 @@ class SqliteEngine:
             with contextlib.suppress(Exception):
                 await asyncio.to_thread((await opening).close)
             raise
-        self._readers = ThreadPoolExecutor(2, "nightcrew-reader")
+        self._readers = Readers(self._path)
 
     def _open_file(self) -> Writer:
         check_place(self._path)
@@ -563,14 +562,10 @@ class SqliteEngine:
         readers, self._readers = self._readers, None
         if writer is None or self._pid != os.getpid():
             return
-        self._reading = threading.local()
-        connections, self._read_connections = self._read_connections, []
 
         def let_go() -> None:
             if readers is not None:
-                readers.shutdown()
-            for connection in connections:
-                connection.close()
+                readers.close()
             # The writer last: whoever closes the file last puts its log away, and only a writer can.
             writer.close()
 
@@ -619,21 +614,7 @@ class SqliteEngine:
         self._open_writer()
         if self._readers is None:
             raise EngineClosed(f"the engine on {self._path} is closing")
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_now, run)
-
-    def _read_now(self, run: Callable[[Db], T]) -> T:
-        connection: Connection | None = getattr(self._reading, "connection", None)
-        try:
-            if connection is None:
-                connection = self._reading.connection = Connection(self._path, read_only=True)
-                self._read_connections.append(connection)
-            connection.db.execute("BEGIN")  # one moment for all its statements
-            try:
-                return run(connection.db)
-            finally:
-                connection.db.execute("COMMIT")
-        except apsw.Error as error:
-            raise engine_error(error, self._path) from error
+        return await self._readers.read(run)
 
     # hot path
 
@@ -735,6 +716,30 @@ class SqliteEngine:
         """Cancel or retry jobs."""
         check_batch(len(ids), self.limits.batch, "change")
         return await self._write(lambda db: upkeep.change(db, self._bell(), ids, verb, self._clock.wall()))
+
+    # documents
+
+    async def load(self, kind: str, keys: Sequence[str]) -> list[Document | None]:
+        """Look at documents, in one consistent moment; None for one that is not there."""
+        check_keys(kind, keys)
+        return await self._read(lambda db: sqlite_documents.load(db, kind, keys))
+
+    async def save(self, kind: str, key: str, value: bytes | None, version: int | None = None) -> int:
+        """Store a document, or with None for a value delete it; return its new version, 0 for none."""
+        check_document(kind, key, value, self.limits.inline_bytes)
+        saved = await self._write(
+            lambda db: sqlite_documents.save(db, self._bell(), kind, key, value, version, self._clock.wall())
+        )
+        if isinstance(saved, VersionConflict):
+            raise saved
+        return saved
+
+    async def documents(
+        self, kind: str, limit: int = 500, after: str | None = None, *, falling: bool = False
+    ) -> list[Document]:
+        """Up to `limit` (at most 500) documents of a kind, by key, rising or falling, beyond the key `after`."""
+        check_page(kind, limit, after)
+        return await self._read(lambda db: sqlite_documents.page(db, kind, limit, after, falling))
 
 
 def check_batch(size: int, most: int, call: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import apsw
 import msgspec
 
+from nightcrew.documents import Kind
 from nightcrew.engine import WorkerStatus
 from nightcrew.engines.sqlite_file import (
     MOVED,
@@ -27,7 +28,7 @@ from nightcrew.engines.sqlite_file import (
 from nightcrew.engines.sqlite_look import hyphenated
 from nightcrew.engines.sqlite_writer import rows, unpack_members
 from nightcrew.errors import EngineBusy, EngineError
-from nightcrew.moving import Batch, Frozen, MovedAttempt, MovedEnd, MovedJob, MovedWorker
+from nightcrew.moving import Batch, Frozen, MovedAttempt, MovedDocument, MovedEnd, MovedJob, MovedWorker
 
 _JOBS = 500
 _BYTES = 8_000_000
@@ -36,13 +37,21 @@ _DAY = 86_400
 
 _status = msgspec.json.Decoder(WorkerStatus)
 
-# Whatever would be lost, or done twice: enqueue, claim, prune and retry, cancel.
-_REFUSED = ("INSERT ON job", "INSERT ON claim", "DELETE ON done", "DELETE ON ready", "DELETE ON later")
+# Whatever would be lost, or done twice: enqueue, claim, prune and retry, cancel, save.
+_REFUSED = {
+    "job": "INSERT ON job",
+    "claim": "INSERT ON claim",
+    "done": "DELETE ON done",
+    "ready": "DELETE ON ready",
+    "later": "DELETE ON later",
+    "document": "INSERT ON document",
+    "document_gone": "DELETE ON document",
+}
 _MARK = (
     "CREATE TABLE moved (move TEXT NOT NULL, target TEXT NOT NULL, at REAL NOT NULL, ended INTEGER NOT NULL);"
     + "".join(
-        f"CREATE TRIGGER moved_{what.rpartition(' ')[2]} BEFORE {what} BEGIN SELECT RAISE(ABORT, '{MOVED}'); END;"
-        for what in _REFUSED
+        f"CREATE TRIGGER moved_{name} BEFORE {what} BEGIN SELECT RAISE(ABORT, '{MOVED}'); END;"
+        for name, what in _REFUSED.items()
     )
 )
 
@@ -154,6 +163,14 @@ class SqliteSource:
             if high >= 1 << 48:
                 return found
             low = high.to_bytes(6, "big") + bytes(10)
+
+    def documents(self) -> list[MovedDocument]:
+        """All documents but those about workers: there are none any more."""
+        # A file that was marked before there were any has none.
+        if self._db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'document'").get == 0:
+            return []
+        sql = "SELECT kind, key, value, changed_at FROM document WHERE kind <> ? ORDER BY version"
+        return [MovedDocument(*row) for row in rows(self._db, sql, (Kind.WORKER,))]
 
     def read(self, after: int) -> Batch:
         """Some jobs behind this place; none at the end."""

@@ -18,6 +18,7 @@ from nightcrew.engine import (
     Claimed,
     ClaimRequest,
     Directives,
+    Document,
     Engine,
     EngineLimits,
     Enqueued,
@@ -56,6 +57,9 @@ METHODS = (
     "stats",
     "workers",
     "change",
+    "load",
+    "save",
+    "documents",
 )
 """Every method of an engine that is awaited."""
 
@@ -187,3 +191,14 @@ class CrashingEngine:
 
     async def change(self, ids: Sequence[str], verb: Verb) -> list[Changed]:
         return await self._around("change", self.inner.change(ids, verb))
+
+    async def load(self, kind: str, keys: Sequence[str]) -> list[Document | None]:
+        return await self._around("load", self.inner.load(kind, keys))
+
+    async def save(self, kind: str, key: str, value: bytes | None, version: int | None = None) -> int:
+        return await self._around("save", self.inner.save(kind, key, value, version))
+
+    async def documents(
+        self, kind: str, limit: int = 500, after: str | None = None, *, falling: bool = False
+    ) -> list[Document]:
+        return await self._around("documents", self.inner.documents(kind, limit, after, falling=falling))

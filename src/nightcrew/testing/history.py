@@ -25,6 +25,7 @@ from nightcrew.engine import (
     Claimed,
     ClaimRequest,
     Directives,
+    Document,
     Engine,
     EngineLimits,
     Enqueued,
@@ -48,6 +49,7 @@ from nightcrew.errors import (
     NightcrewError,
     SchemaError,
     StorageFull,
+    VersionConflict,
 )
 from nightcrew.job import Grant, JobDetail, JobRecord, NewJob, Report, Transition
 
@@ -61,6 +63,7 @@ NO_EFFECT = (
     LimitExceeded,
     SchemaError,
     StorageFull,
+    VersionConflict,
 )
 """Refusals after which the operation surely had no effect; every other error leaves it unknown."""
 
@@ -348,6 +351,20 @@ class RecordingEngine:
             answers = await self.inner.change(ids, verb)
             said += [Fields(job=job_id, value=a) for job_id, a in zip(ids, answers, strict=True)]
         return answers
+
+    async def load(self, kind: str, keys: Sequence[str]) -> list[Document | None]:
+        with self.recorder.operation("load"):
+            return await self.inner.load(kind, keys)
+
+    async def save(self, kind: str, key: str, value: bytes | None, version: int | None = None) -> int:
+        with self.recorder.operation("save", [Fields(value=f"{kind}/{key}")]):
+            return await self.inner.save(kind, key, value, version)
+
+    async def documents(
+        self, kind: str, limit: int = 500, after: str | None = None, *, falling: bool = False
+    ) -> list[Document]:
+        with self.recorder.operation("documents"):
+            return await self.inner.documents(kind, limit, after, falling=falling)
 
 
 def _key(job: NewJob) -> str | None:

@@ -646,6 +646,45 @@ BEGIN
     RETURN 'done';
 END $$;
 
+-- --- documents -------------------------------------------------------------------------------------
+
+-- Store a document, or with NULL delete it, if it is still of the version that is expected: 0 for none, NULL for
+-- whatever is there. Answers whether it was, and the version that is there now. A repeated `call` is known again.
+CREATE OR REPLACE FUNCTION {schema}.save_document(
+    of_kind text, of_key text, content text, expected bigint, call uuid, moment double precision DEFAULT NULL,
+    OUT saved boolean, OUT now_there bigint
+)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off SET enable_seqscan = off AS $$
+DECLARE
+    at double precision := now_or(moment);
+    had document;
+BEGIN
+    LOOP
+        SELECT * INTO had FROM document WHERE kind = of_kind AND key = of_key FOR UPDATE;
+        now_there := coalesce(had.version, 0);
+        saved := had.saved_by IS NOT DISTINCT FROM call OR expected IS NULL OR expected = now_there;
+        IF NOT saved OR had.saved_by = call THEN
+            RETURN;
+        ELSIF content IS NULL THEN
+            DELETE FROM document WHERE kind = of_kind AND key = of_key;
+            now_there := 0;
+            RETURN;
+        ELSIF had.version IS NOT NULL THEN
+            UPDATE document SET version = nextval('document_version'), saved_by = call, value = content::json,
+                changed_at = at
+            WHERE kind = of_kind AND key = of_key RETURNING version INTO now_there;
+            RETURN;
+        END IF;
+        -- Who makes the same one at this moment is waited for; then it is there, and is looked at again.
+        INSERT INTO document(kind, key, version, saved_by, value, changed_at)
+        VALUES (of_kind, of_key, nextval('document_version'), call, content::json, at)
+        ON CONFLICT DO NOTHING RETURNING version INTO now_there;
+        IF FOUND THEN
+            RETURN;
+        END IF;
+    END LOOP;
+END $$;
+
 -- --- partitions ------------------------------------------------------------------------------------
 
 -- The lowest id of a moment.

@@ -14,6 +14,7 @@ Needs pytest and pytest-asyncio. An engine says what it cannot hold in `limits`;
 
 from nightcrew.testing.conformance.claim import ClaimSuite
 from nightcrew.testing.conformance.crowd import CrowdSuite
+from nightcrew.testing.conformance.documents import DocumentsSuite
 from nightcrew.testing.conformance.enqueue import EnqueueSuite
 from nightcrew.testing.conformance.finish import FinishSuite
 from nightcrew.testing.conformance.look import LookSuite
@@ -36,5 +37,6 @@ class EngineSuite(
     LookSuite,
     UpkeepSuite,
     CrowdSuite,
+    DocumentsSuite,
 ):
     """Everything that is asked of an engine."""

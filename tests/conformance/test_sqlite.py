@@ -131,7 +131,7 @@ async def test_a_file_of_before_is_brought_up_to_date_by_opening_it(tmp_path: Pa
         "INSERT INTO job(seq, id, lane, priority, created_at, args, max_attempts, rerun, codec)"
         " VALUES (1, randomblob(16), 1, 0, 1.0, '{}', 1, 1, 1)"
     )
-    db.execute("INSERT INTO ready VALUES (100, 1, 0, 0, 0, 0, 1.0)")
+    db.execute("INSERT INTO ready VALUES (356, 1, 0, 0, 0, 0, 1.0)")
     db.close()
     clock = ManualClock()
     async with Store(lambda: SqliteEngine(tmp_path / "jobs.db", clock=clock, boot=BOOT), clock) as store:

@@ -95,9 +95,5 @@ async def test_what_a_fair_turn_has_left_is_not_lost_sight_of(
     taken = 0
     for _ in range(12):  # one of them is fair
         taken += len(await hand.claim(4))
-<<<<<<< HEAD
         await asyncio.sleep(RESCAN)  # sleeps: the next claim looks where late ones may have come, no lower
-=======
-        await asyncio.sleep(RESCAN)  # sleeps: the next claim looks where late ones may have come
->>>>>>> 564b811 (Documents: small values beside the jobs, changed by compare and set)
     assert taken == 40

@@ -94,6 +94,11 @@ class Nightcrew(Tasks):
         return self._app.blob_store
 
     @property
+    def client(self) -> AppClient:
+        """Its connection, for what is built on it: what that asks of the store runs on the app's home loop."""
+        return self._app
+
+    @property
     def blobs(self) -> Files:
         """Files for jobs: ``app.blobs.put(path)``, ``app.blobs.open(blob)``."""
         return self._files

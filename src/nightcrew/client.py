@@ -82,6 +82,14 @@ class AppClient:
         """Have `function` run on the home loop if that lives; waits for nothing and starts nothing."""
         self.portal.post(function)
 
+    async def ask(self, function: Callable[[Engine], Coroutine[Any, Any, T]]) -> T:
+        """Run a function of the open engine on the home loop, from any loop."""
+
+        async def there() -> T:
+            return await function(await self.ready())
+
+        return await self.hop(there)
+
     def _is_open_here(self) -> bool:
         return (
             self._engine is not None and self._loop is asyncio.get_running_loop() and self._pid == os.getpid()

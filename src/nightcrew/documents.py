@@ -28,6 +28,8 @@ class Kind(StrEnum):
     """Who may come in through the doors."""
     SESSION = "session"
     """Who has."""
+    REQUEST = "request"
+    """What became of a request that may be repeated: by the hash of who asked, and of their key for it."""
     AUDIT = "audit"
     """Who did what: by UUIDv7, only ever added to."""
 

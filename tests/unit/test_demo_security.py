@@ -16,8 +16,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from nightcrew.demo.security import SESSION_SECONDS, Gate, Keys, is_loopback, known_host
+from nightcrew.demo.security import SESSION_SECONDS, Gate, Keys
 from nightcrew.errors import ConfigurationError
+from nightcrew.web.addresses import is_loopback, known_host
 
 HOME = "http://127.0.0.1:8000"
 

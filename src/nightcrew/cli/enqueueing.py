@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +12,15 @@ import click
 import msgspec
 
 from nightcrew.app import Nightcrew
+from nightcrew.asked import call_with, due, task_named
 from nightcrew.cli import shapes
 from nightcrew.cli.output import answer, note
 from nightcrew.cli.store import duration, needed_app, patience_of
 from nightcrew.cli.waiting import await_job
-from nightcrew.errors import ArgumentsError, ConfigurationError, JobNotFound, UnknownTask
+from nightcrew.errors import ArgumentsError, ConfigurationError, JobNotFound
 from nightcrew.options import CallSettings
 from nightcrew.storable import from_json_value
-from nightcrew.task import Job, Task
+from nightcrew.task import Task
 from nightcrew.words import plain
 
 _OPTIONS = {"attempts": "retry", "job_timeout": "timeout", "job_id": "id"}
@@ -48,11 +47,14 @@ def enqueue(
         )
     patience = patience_of(timeout)
     store = needed_app(url, app, "enqueueing a job")
-    task = _task(store, name)
+    task = task_named(store.tasks, name, ending=True)
     given = {**_json_arguments(args_json), **_typed_arguments(task, values)}
     with store:
-        call = task.using(**_settings(settings))
-        job, created = _store(store, call, task, _uploaded(store, given), settings["job_id"])
+        chosen = _settings(settings)
+        task.using(**chosen)  # what cannot be is refused before a file is stored
+        call = call_with(task, chosen, _uploaded(store, given))
+        created = _is_new(store, settings["job_id"])
+        job = call.enqueue()
         note(f"{'enqueued' if created else 'was there already'}: {job.task} on queue {job.record.queue}")
         if wait:
             if not as_json:
@@ -64,37 +66,15 @@ def enqueue(
             click.echo(plain(job.id))
 
 
-def _store(
-    store: Nightcrew, call: Any, task: Task[..., Any], given: Mapping[str, Any], job_id: str | None
-) -> tuple[Job[Any], bool]:
-    # First as one would call it, which checks it with the clearest words; then with the values that the
-    # function will get, so that a Blob among them is seen as one.
-    data = task.signature.encode((), given)
-    args, kwargs = task.signature.decode(data)
-    created = True
+def _is_new(store: Nightcrew, job_id: str | None) -> bool:
+    """Whether a job of this id is to be made, as far as can be told before it is."""
     if job_id is not None:
         try:
             store.get(job_id)
-            created = False
         except JobNotFound:
-            pass
-    return call.enqueue(*args, **kwargs), created
-
-
-def _task(store: Nightcrew, name: str) -> Task[..., Any]:
-    """The task of a name, or of the only one that ends in it."""
-    tasks = store.tasks
-    if name in tasks:
-        return tasks[name]
-    ending = [task for known, task in tasks.items() if known.endswith(f".{name}")]
-    if len(ending) == 1:
-        return ending[0]
-    if ending:
-        names = ", ".join(task.name for task in ending)
-        raise UnknownTask(f"several tasks end in {name!r}: {names}; give the whole name of the one you mean")
-    near = get_close_matches(name, tasks, 3, 0.5) or sorted(tasks)[:10]
-    advice = f"it has {', '.join(near)}" if near else "it has none: does the module import its tasks?"
-    raise UnknownTask(f"the app has no task {name!r}; {advice}")
+            return True
+        return False
+    return True
 
 
 def _json_arguments(text: str | None) -> dict[str, Any]:
@@ -201,24 +181,7 @@ def _settings(settings: Mapping[str, Any]) -> CallSettings:
     if "tags" in given:
         given["tags"] = list(given["tags"])
     if "run_after" in given:
-        given["run_after"] = _when(given["run_after"])
+        given["run_after"] = due(given["run_after"], "--run-after")
     if "timeout" in given:
         given["timeout"] = duration(given["timeout"], "--job-timeout")
     return given  # type: ignore[return-value]  # checked by `using`, name by name
-
-
-def _when(text: str) -> float | str | datetime:
-    try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        return text  # a duration, or refused with advice
-    if at.utcoffset() is None:
-        raise ConfigurationError(
-            f"expected --run-after as a delay such as 5m, or a time with its zone, got {text!r}; "
-            f"say {text}Z for UTC, or add an offset such as +02:00"
-        )
-    return at

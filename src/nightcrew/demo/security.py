@@ -8,44 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import os
-import re
 import secrets
-import socket
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nightcrew.errors import ConfigurationError
+from nightcrew.web.addresses import known_host
+from nightcrew.web.gate import SAFE, bearer, protect, same_origin
 
 SESSION_SECONDS = 7 * 86_400
 PUBLIC = "/static/"
 SIGN_IN = "/session"
 
-_HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::\d{1,5})?")
-_SAFE = frozenset({"GET", "HEAD"})
 _ALLOWED = frozenset({"GET", "HEAD", "POST"})
-_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'; "
-        "require-trusted-types-for 'script'; trusted-types 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-}
 
 Refusal = Callable[[Request, HTTPStatus, str], Response]
 """Makes the answer to a refused request: its status and the reason, for people or for scripts."""
@@ -107,38 +89,6 @@ def _secret(path: Path) -> str:
     return value
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a listening address can be reached from this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def known_host(header: str, *, remote: bool) -> bool:
-    """Whether a Host header names this machine in a way that no foreign name server can.
-
-    A page of another site that makes its name point here (DNS rebinding) still sends that name. Ports are
-    left alone, so that a tunnel may use another. With `remote`, any numeric address and this machine's own
-    name are known too.
-    """
-    match = _HOST.fullmatch(header.lower())
-    if match is None:
-        return False
-    name = match["name"].strip("[]")
-    if name in ("localhost", "127.0.0.1", "::1"):
-        return True
-    if not remote:
-        return False
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return name in (socket.gethostname().lower(), socket.getfqdn().lower())
-    return True
-
-
 class Gate:
     """Stands before every page: host, origin, session; and puts the security headers on every answer."""
 
@@ -166,7 +116,7 @@ class Gate:
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                _protect(message, public=request.url.path.startswith(PUBLIC))
+                protect(message, lasting=request.url.path.startswith(PUBLIC))
             await send(message)
 
         answer = await self._judge(request)
@@ -182,14 +132,14 @@ class Gate:
             )
         if request.method not in _ALLOWED:
             return self._refuse(request, HTTPStatus.METHOD_NOT_ALLOWED, "There is no such method here.")
-        if not self._same_origin(request):
+        if not same_origin(request, request.method, has_token=self._has_token(request)):
             return self._refuse(
                 request,
                 HTTPStatus.FORBIDDEN,
                 "This request was made by another site, so it was not carried out.",
             )
         path = request.url.path
-        if path.startswith(PUBLIC) and request.method in _SAFE:
+        if path.startswith(PUBLIC) and request.method in SAFE:
             return None
         if path == SIGN_IN and request.method == "POST":
             return await self._sign_in(request)
@@ -204,21 +154,6 @@ class Gate:
             "Open the link that was printed when the sample was started; it works once.",
         )
 
-    def _same_origin(self, request: Request) -> bool:
-        site = request.headers.get("sec-fetch-site")
-        if request.method in _SAFE:
-            # Another site may link here, but not load us as data, script, picture or frame.
-            return (
-                site in (None, "same-origin", "none") or request.headers.get("sec-fetch-mode") == "navigate"
-            )
-        origin = request.headers.get("origin")
-        if origin not in (None, "null") and urlsplit(origin).netloc != request.headers.get("host"):
-            return False
-        if site is not None:
-            return site == "same-origin"
-        # No browser of today, or no browser: a cookie alone is not enough to change anything.
-        return origin not in (None, "null") or self._has_token(request)
-
     def _is_signed_in(self, request: HTTPConnection) -> bool:
         cookie = request.cookies.get(self._keys.cookie)
         if cookie is not None and self._keys.is_session(cookie, time.time()):
@@ -226,8 +161,8 @@ class Gate:
         return self._has_token(request)
 
     def _has_token(self, request: HTTPConnection) -> bool:
-        scheme, _, value = request.headers.get("authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and self._keys.is_token(value.strip())
+        token = bearer(request)
+        return token is not None and self._keys.is_token(token)
 
     def _open_link(self, request: Request, token: str) -> Response:
         if not self._is_link(token):
@@ -281,11 +216,3 @@ class Gate:
 
 def _to_start() -> Response:
     return RedirectResponse("/", HTTPStatus.SEE_OTHER)
-
-
-def _protect(message: MutableMapping[str, object], *, public: bool) -> None:
-    headers = MutableHeaders(scope=message)
-    for name, value in _HEADERS.items():
-        headers[name] = value
-    if not public:
-        headers["Cache-Control"] = "no-store"

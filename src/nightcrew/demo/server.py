@@ -21,9 +21,10 @@ import uvicorn
 from nightcrew.app import Nightcrew
 from nightcrew.demo import office
 from nightcrew.demo.app import DATA, make_app
-from nightcrew.demo.security import Gate, Keys, is_loopback
+from nightcrew.demo.security import Gate, Keys
 from nightcrew.demo.web import Sample
 from nightcrew.errors import ConfigurationError
+from nightcrew.web.addresses import is_loopback
 from nightcrew.worker import Worker
 
 PORT = 8000

@@ -1,0 +1,307 @@
+"""The HTTP API of jobs: asked for and answered later, looked at, cancelled, run again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from nightcrew.codec import unescape_result
+from nightcrew.engine import Changed, Filter
+from nightcrew.job import JobRecord, JobState
+from nightcrew.reasons import needs
+from nightcrew.web.desk import Desk
+from nightcrew.web.problems import Refused
+from nightcrew.web.routes import Route, Visit
+from nightcrew.web.scopes import Scope
+from nightcrew.web.views import (
+    Accepted,
+    ChangeView,
+    DetailView,
+    JobList,
+    JobLook,
+    JobQuery,
+    JobRequest,
+    JobView,
+    QueueList,
+    Retried,
+    TaskList,
+    TaskView,
+    WorkerList,
+    detail_view,
+    job_view,
+    queue_view,
+    worker_view,
+)
+
+RETRY_AFTER = "1"
+"""Seconds after which it is worth looking at a job again."""
+MAX_KEY = 200
+
+_encode = msgspec.json.Encoder().encode
+
+
+def json_response(
+    value: Any, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Make an answer of one of `views`."""
+    return Response(_encode(value), status, headers, "application/json")
+
+
+class Api:
+    """The routes of ``/api`` that are about jobs, queues and workers."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def routes(self) -> list[Route]:
+        """The part of the table that is answered here."""
+        return [*self._of_jobs(), *self._of_one_job(), *self._of_the_rest()]
+
+    def _of_jobs(self) -> list[Route]:
+        return [
+            Route(
+                method="POST",
+                path="/api/jobs",
+                scope=Scope.ENQUEUE,
+                handler=self.enqueue,
+                summary="Enqueue a job; durable when this answers.",
+                body=JobRequest,
+                answer=Accepted,
+                status=HTTPStatus.ACCEPTED,
+            ),
+            Route(
+                method="GET",
+                path="/api/jobs",
+                scope=Scope.READ,
+                handler=self.list_jobs,
+                summary="List jobs, newest first, one page at a time.",
+                query=JobQuery,
+                answer=JobList,
+            ),
+        ]
+
+    def _of_one_job(self) -> list[Route]:
+        return [
+            Route(
+                method="GET",
+                path="/api/jobs/{id}",
+                scope=Scope.READ,
+                own=True,
+                handler=self.show,
+                summary="Look at a job.",
+                query=JobLook,
+                answer=JobView,
+                others={303: "It is done, and you asked to be led to the result."},
+            ),
+            Route(
+                method="GET",
+                path="/api/jobs/{id}/result",
+                scope=Scope.READ,
+                own=True,
+                handler=self.result,
+                summary="What the job returned.",
+                answer=Any,
+            ),
+            Route(
+                method="GET",
+                path="/api/jobs/{id}/detail",
+                scope=Scope.READ,
+                own=True,
+                handler=self.detail,
+                summary="A job with its arguments, result, attempts and log.",
+                answer=DetailView,
+            ),
+            Route(
+                method="DELETE",
+                path="/api/jobs/{id}",
+                scope=Scope.OPERATE,
+                own=True,
+                handler=self.cancel,
+                summary="Cancel a job.",
+                answer=ChangeView,
+            ),
+            Route(
+                method="POST",
+                path="/api/jobs/{id}/cancel",
+                scope=Scope.OPERATE,
+                own=True,
+                handler=self.cancel,
+                summary="Cancel a job.",
+                answer=ChangeView,
+            ),
+            Route(
+                method="POST",
+                path="/api/jobs/{id}/retry",
+                scope=Scope.OPERATE,
+                handler=self.retry,
+                summary="Run a failed or cancelled job again; with other arguments, as a new job.",
+                body=Retried,
+                optional_body=True,
+                answer=Accepted,
+                status=HTTPStatus.ACCEPTED,
+            ),
+            Route(
+                method="POST",
+                path="/api/jobs/{id}/copy",
+                scope=Scope.OPERATE,
+                handler=self.copy,
+                summary="Run a job once more, as a new one.",
+                body=Retried,
+                optional_body=True,
+                answer=Accepted,
+                status=HTTPStatus.ACCEPTED,
+            ),
+        ]
+
+    def _of_the_rest(self) -> list[Route]:
+        return [
+            Route(
+                method="GET",
+                path="/api/queues",
+                scope=Scope.READ,
+                handler=self.queues,
+                summary="What waits, the longest waiting first.",
+                answer=QueueList,
+            ),
+            Route(
+                method="GET",
+                path="/api/workers",
+                scope=Scope.READ,
+                handler=self.workers,
+                summary="The workers that were seen lately.",
+                answer=WorkerList,
+            ),
+            Route(
+                method="GET",
+                path="/api/tasks",
+                scope=Scope.READ,
+                own=True,
+                handler=self.tasks,
+                summary="The tasks that may be asked for here.",
+                answer=TaskList,
+            ),
+        ]
+
+    # jobs
+
+    async def enqueue(self, visit: Visit) -> Response:
+        """Store a job, and say where to follow it."""
+        record, created = await self._desk.enqueue(visit.who, visit.body, _key(visit))
+        return self._accepted(visit, record, created=created)
+
+    def _accepted(self, visit: Visit, record: JobRecord, *, created: bool) -> Response:
+        return json_response(
+            Accepted(record.id, created, self._view(visit, record)),
+            HTTPStatus.ACCEPTED,
+            {"Location": visit.url(f"/api/jobs/{record.id}"), "Retry-After": RETRY_AFTER},
+        )
+
+    async def list_jobs(self, visit: Visit) -> Response:
+        """One page of a search."""
+        asked: JobQuery = visit.query
+        where = Filter(asked.state, asked.task, asked.queue, asked.tag)
+        page = await self._desk.ask(lambda store: store.search(where, asked.limit, asked.after))
+        found = [self._view(visit, job) for job in page.jobs]
+        return json_response(JobList(found, page.next, page.scanned))
+
+    async def show(self, visit: Visit) -> Response:
+        """A job as it is now, or the way to what it returned."""
+        record = await self._desk.job(visit.who, visit.params["id"])
+        if not record.state.is_final:
+            return json_response(self._view(visit, record), headers={"Retry-After": RETRY_AFTER})
+        if visit.query.redirect and record.state is JobState.SUCCEEDED:
+            result = visit.url(f"/api/jobs/{record.id}/result")
+            return json_response(self._view(visit, record), HTTPStatus.SEE_OTHER, {"Location": result})
+        return json_response(self._view(visit, record))
+
+    def _view(self, visit: Visit, record: JobRecord) -> JobView:
+        return job_view(self._desk.shown(visit.who, record).record)
+
+    async def result(self, visit: Visit) -> Response:
+        """What it returned. Refused while it is not done, and when it failed."""
+        record = await self._desk.job(visit.who, visit.params["id"])
+        if not record.state.is_final:
+            raise Refused(
+                HTTPStatus.CONFLICT,
+                "The job is not done yet.",
+                record.state.value,
+                "Ask again later, or follow its events.",
+                {"Retry-After": RETRY_AFTER},
+            )
+        if record.state is not JobState.SUCCEEDED:
+            record = self._desk.shown(visit.who, record).record
+            said = record.error.message if record.error else record.reason
+            raise Refused(
+                HTTPStatus.CONFLICT,
+                "The job has no result.",
+                record.state.value,
+                f"It was {record.state.value}{f': {said}' if said else ''}. Its detail tells more.",
+            )
+        data = b"null" if record.result is None else await self._desk.whole(record.result)
+        shown = self._desk.shown(visit.who, record).result(data) or b"null"
+        return Response(unescape_result(shown), media_type="application/json")
+
+    async def detail(self, visit: Visit) -> Response:
+        """A job with all that is kept about it."""
+        found = await self._desk.detail(visit.who, visit.params["id"])
+        return json_response(detail_view(found))
+
+    async def cancel(self, visit: Visit) -> Response:
+        """Cancel it, at once or by asking its worker."""
+        record, changed = await self._desk.cancel(visit.who, visit.params["id"])
+        status = HTTPStatus.ACCEPTED if changed is Changed.REQUESTED else HTTPStatus.OK
+        return json_response(ChangeView(record.id, changed.value), status)
+
+    async def retry(self, visit: Visit) -> Response:
+        """Run it again, or a new one with other arguments."""
+        asked: Retried | None = visit.body
+        record = await self._desk.retry(visit.who, visit.params["id"], asked.args if asked else None)
+        return self._accepted(visit, record, created=record.id != visit.params["id"])
+
+    async def copy(self, visit: Visit) -> Response:
+        """Run it once more, as a new one."""
+        asked: Retried | None = visit.body
+        record = await self._desk.copy(visit.who, visit.params["id"], asked.args if asked else None)
+        return self._accepted(visit, record, created=True)
+
+    # queues, workers, tasks
+
+    async def queues(self, visit: Visit) -> Response:  # noqa: ARG002 - what waits is the same for all
+        """What waits, and what keeps it."""
+        stats = await self._desk.ask(lambda store: store.stats())
+        workers = await self._desk.ask(lambda store: store.workers())
+        found = [queue_view(need.stats, need.problem) for need in needs(stats, workers)]
+        return json_response(QueueList(found, stats.running, stats.counted_to))
+
+    async def workers(self, visit: Visit) -> Response:  # noqa: ARG002
+        """The workers that were seen lately."""
+        found = await self._desk.ask(lambda store: store.workers())
+        return json_response(WorkerList([worker_view(info) for info in found]))
+
+    async def tasks(self, visit: Visit) -> Response:  # noqa: ARG002
+        """The tasks that the app knows."""
+        found = [
+            TaskView(name, task.options.queue, _first_line(task.__doc__), tuple(task.signature.parameters))
+            for name, task in sorted(self._desk.app.tasks.items())
+        ]
+        return json_response(TaskList(found))
+
+
+def _key(visit: Visit) -> str | None:
+    key = visit.request.headers.get("idempotency-key")
+    if key is not None and not (0 < len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
+        raise Refused(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            "This is no Idempotency-Key.",
+            key,
+            f"Send 1 to {MAX_KEY} printable ASCII characters, such as a UUID.",
+        )
+    return key
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().partition("\n")[0]

@@ -1,0 +1,318 @@
+"""What the doors may do with an app on behalf of somebody: the API and the pages come to the same desk.
+
+Who may only enqueue sees jobs of their own, and no others; what is done to jobs is written to the audit first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from nightcrew.app import Nightcrew
+from nightcrew.asked import call_with, due, task_named
+from nightcrew.client import new_id
+from nightcrew.codec import decode_value, encode_value
+from nightcrew.documents import Kind
+from nightcrew.engine import Changed, Engine, Verb
+from nightcrew.errors import JobNotFound, UnknownTask, VersionConflict
+from nightcrew.job import Extras, JobDetail, JobRecord, NewJob
+from nightcrew.masking import Masked
+from nightcrew.options import CallSettings, TaskOptions, check_name
+from nightcrew.storable import find_blobs
+from nightcrew.task import Task
+from nightcrew.web.audit import Audit
+from nightcrew.web.problems import Refused
+from nightcrew.web.scopes import Scope, Who
+from nightcrew.web.tokens import Tokens
+from nightcrew.web.views import JobRequest
+
+T = TypeVar("T")
+
+KEY_SECONDS = 86_400.0
+"""How long an Idempotency-Key is remembered."""
+_PRUNE_EVERY = 100
+
+
+class _Keyed(Struct, frozen=True):
+    """What became of a request with an Idempotency-Key."""
+
+    job: str
+    digest: str
+    """Of the whole request, so that another one with the same key is told."""
+    at: float
+
+
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+class Desk:
+    """An app, as the doors use it.
+
+    any_task: also jobs of tasks that the app does not know, their arguments unchecked.
+    """
+
+    def __init__(
+        self, app: Nightcrew, *, any_task: bool = False, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.app = app
+        self.any_task = any_task
+        self.clock = clock
+        self.tokens = Tokens(self.ask, clock)
+        self.audit = Audit(self.ask, clock)
+        self._keyed_since = 0
+
+    async def ask(self, function: Callable[[Engine], Coroutine[Any, Any, T]], /) -> T:
+        """Run a function of the app's open engine."""
+        return await self.app.client.ask(function)
+
+    # looking
+
+    async def job(self, who: Who, job_id: str) -> JobRecord:
+        """Look at a job. Raises `JobNotFound`, also for one that is not theirs to see."""
+        [record] = await self.ask(lambda store: store.get((job_id,)))
+        if record is None or not sees(who, record):
+            raise JobNotFound(job_id)
+        return record
+
+    async def detail(self, who: Who, job_id: str) -> JobDetail:
+        """Look at a job as it may be shown to them, with all that is kept about it. Raises `JobNotFound`."""
+        found = await self.ask(lambda store: store.detail(job_id))
+        if found is None or not sees(who, found.job):
+            raise JobNotFound(job_id)
+        job = found.job
+        whole = msgspec.structs.replace(
+            job,
+            args=await self.whole(job.args),
+            result=None if job.result is None else await self.whole(job.result),
+        )
+        return self.shown(who, whole).detail(msgspec.structs.replace(found, job=whole))
+
+    def shown(self, who: Who, record: JobRecord) -> Masked:
+        """What of a job somebody is shown: marked values only where the job is their own."""
+        if is_own(who, record):
+            # They put it in themselves.
+            bare = msgspec.structs.replace(record.extras, masked=())
+            return Masked(msgspec.structs.replace(record, extras=bare))
+        task = self.app.tasks.get(record.task)
+        return Masked(record, task.options.masked if task is not None else ())
+
+    async def whole(self, data: bytes) -> bytes:
+        """Stored JSON itself, also where it was too large for the engine. Raises `BlobNotFound`."""
+        return await self.app.client.hop(self.app.client.whole, data)
+
+    # enqueueing
+
+    async def enqueue(self, who: Who, asked: JobRequest, key: str | None = None) -> tuple[JobRecord, bool]:
+        """Store a job; return it, and whether it is new.
+
+        key: of the client's own; for a day, asking again with it answers the same job. Raises `Refused` when
+        it was given for another request, and what `Task.enqueue` raises.
+        """
+        new = self._new_job(who, asked)
+        if key is not None:
+            new = msgspec.structs.replace(new, id=await self._keyed(who, key, asked, new.id))
+        client = self.app.client
+        [existing] = await client.hop(client.store, (new,))
+        if existing is None:
+            return await self.job(who, new.id), True
+        if not sees(who, existing):
+            raise Refused(
+                HTTPStatus.CONFLICT, "There is another job with this id.", new.id, "Leave the id away."
+            )
+        return existing, False
+
+    def _new_job(self, who: Who, asked: JobRequest) -> NewJob:
+        new = self._checked(asked.task, _settings(asked), asked.args)
+        extras = new.extras or Extras()
+        return msgspec.structs.replace(new, extras=msgspec.structs.replace(extras, origin=_origin(who)))
+
+    def _checked(self, name: str, settings: CallSettings, args: dict[str, Any]) -> NewJob:
+        """A new job with its arguments checked, as far as its task is known here."""
+        try:
+            return call_with(task_named(self.app.tasks, name), settings, args).new_job()
+        except UnknownTask:
+            if not self.any_task:
+                raise
+        unknown: Task[..., Any] = Task(_anything, TaskOptions(name=check_name(name, "task name")))
+        new = unknown.using(**settings).call().new_job()
+        return msgspec.structs.replace(new, args=encode_value(args, "args"), blobs=_blobs(args))
+
+    async def _keyed(self, who: Who, key: str, asked: JobRequest, job_id: str) -> str:
+        """The id of the job that a key stands for; from now on that is `job_id` if it was none before."""
+        name = hashlib.sha256(f"{who.key}\0{key}".encode()).hexdigest()
+        digest = hashlib.sha256(_encode(asked)).hexdigest()
+        await self._forget_some_keys()
+        value = _encode(_Keyed(job_id, digest, self.clock()))
+        version = 0
+        while True:
+            try:
+                await self.ask(lambda store, at=version: store.save(Kind.REQUEST, name, value, at))  # type: ignore[misc]
+                return job_id
+            except VersionConflict:
+                pass  # asked for before, or by another one of us at this moment
+            [document] = await self.ask(lambda store: store.load(Kind.REQUEST, (name,)))
+            version = 0
+            if document is None:
+                continue
+            known = msgspec.json.decode(document.value, type=_Keyed)
+            if known.at + KEY_SECONDS <= self.clock():
+                version = document.version
+            elif known.digest != digest:
+                raise Refused(
+                    HTTPStatus.UNPROCESSABLE_ENTITY,
+                    "This Idempotency-Key was given for another request.",
+                    key,
+                    "Choose a new key for each request, and the same one only to repeat it.",
+                )
+            else:
+                return known.job
+
+    async def _forget_some_keys(self) -> None:
+        """Remove keys that are past their time: as many in the long run as are added."""
+        self._keyed_since += 1
+        if self._keyed_since % _PRUNE_EVERY:
+            return
+        # From anywhere, so that in time all of them are looked at.
+        start = hashlib.sha256(f"{self.clock()}".encode()).hexdigest()
+        for document in await self.ask(lambda store: store.documents(Kind.REQUEST, 500, start)):
+            if msgspec.json.decode(document.value, type=_Keyed).at + KEY_SECONDS <= self.clock():
+                await self.ask(lambda store, key=document.key: store.save(Kind.REQUEST, key, None))  # type: ignore[misc]
+
+    # acting
+
+    async def change(self, who: Who, job_ids: Sequence[str], verb: Verb) -> list[Changed]:
+        """Cancel or retry jobs."""
+        await self.audit.record(who, verb.value, job_ids)
+        return await self.ask(lambda store: store.change(job_ids, verb))
+
+    async def copy(
+        self, who: Who, job_id: str, args: dict[str, Any] | None = None, act: str = "copy"
+    ) -> JobRecord:
+        """Run a job again as a new one, with the same options and, unless `args` says others, arguments.
+
+        Raises `JobNotFound`, and what `Task.enqueue` raises when other arguments do not fit.
+        """
+        old = await self.job(who, job_id)
+        await self.audit.record(who, act, (job_id,), "with other arguments" if args is not None else "")
+        task = self.app.tasks.get(old.task)
+        if args is None:
+            data = await self.whole(old.args)
+            blobs = _blobs(decode_value(data)) if task is None else find_blobs(task.signature.decode(data))
+        else:
+            # What was left masked is as it was: nobody has to know it to run the job again.
+            marked = self.shown(who, old)
+            edited: dict[str, Any] = decode_value(
+                marked.restore(encode_value(args), await self.whole(old.args))
+            )
+            fresh = self._checked(old.task, {}, edited)
+            data, blobs = fresh.args, fresh.blobs
+        new = NewJob(
+            id=new_id(),
+            task=old.task,
+            queue=old.queue,
+            args=data,
+            priority=old.priority,
+            max_attempts=old.max_attempts,
+            rerun_if_lost=old.rerun_if_lost,
+            extras=msgspec.structs.replace(old.extras, origin=_origin(who), expires_at=None),
+            blobs=blobs,
+            codec=old.codec,
+        )
+        client = self.app.client
+        await client.hop(client.store, (new,))
+        return await self.job(who, new.id)
+
+    async def retry(self, who: Who, job_id: str, args: dict[str, Any] | None = None) -> JobRecord:
+        """Run a failed or cancelled job again; with other arguments, as a new job.
+
+        Raises `JobNotFound`, and `Refused` for a job in another state.
+        """
+        if args is not None:
+            return await self.copy(who, job_id, args, "retry")
+        await self.job(who, job_id)
+        [changed] = await self.change(who, (job_id,), Verb.RETRY)
+        record = await self.job(who, job_id)
+        if changed is Changed.UNCHANGED:
+            raise Refused(
+                HTTPStatus.CONFLICT,
+                "Only failed and cancelled jobs can be retried.",
+                record.state.value,
+                "Copy the job to run it once more.",
+            )
+        return record
+
+    async def cancel(self, who: Who, job_id: str) -> tuple[JobRecord, Changed]:
+        """Cancel a job: at once while it waits, by asking it to stop while it runs. Raises `JobNotFound`."""
+        record = await self.job(who, job_id)
+        if Scope.OPERATE not in who.scopes and not is_own(who, record):
+            raise Refused(
+                HTTPStatus.FORBIDDEN,
+                "This job was enqueued by somebody else.",
+                job_id,
+                f"Cancel it with a token that has the scope {Scope.OPERATE}.",
+            )
+        [changed] = await self.change(who, (job_id,), Verb.CANCEL)
+        if changed is Changed.MISSING:
+            raise JobNotFound(job_id)
+        return await self.job(who, job_id), changed
+
+
+def sees(who: Who, record: JobRecord) -> bool:
+    """Whether a job is somebody's to look at: all are for those who may read, else those of their own."""
+    return Scope.READ in who.scopes or is_own(who, record)
+
+
+def is_own(who: Who, record: JobRecord) -> bool:
+    origin = record.extras.origin
+    return bool(who.key) and origin is not None and origin.startswith(f"http:{who.key}:")
+
+
+def _origin(who: Who) -> str:
+    return f"http:{who.key}:{who.name}"
+
+
+def _settings(asked: JobRequest) -> CallSettings:
+    given: dict[str, Any] = {
+        name: value
+        for name in (
+            "queue",
+            "priority",
+            "timeout",
+            "keep_result",
+            "rerun_if_lost",
+            "tags",
+            "correlation_id",
+            "id",
+        )
+        if (value := getattr(asked, name)) is not None
+    }
+    if asked.attempts is not None:
+        given["retry"] = asked.attempts
+    if asked.run_after is not None:
+        given["run_after"] = due(asked.run_after, "`run_after`")
+    return given  # type: ignore[return-value]  # checked by `using`, name by name
+
+
+def _anything() -> Any:
+    """Stands for a task that is not known here."""
+
+
+def _blobs(value: Any) -> tuple[str, ...]:
+    """The ids of what looks like files in JSON whose types are not known here: they must live on with the copy."""
+    found: list[str] = []
+    todo = [value]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, dict):
+            if isinstance(item.get("id"), str) and {"name", "size", "sha256"} <= item.keys():
+                found.append(item["id"])
+            todo.extend(item.values())
+        elif isinstance(item, list):
+            todo.extend(item)
+    return tuple(dict.fromkeys(found))

@@ -1,0 +1,116 @@
+"""Whether the site lives, can work, and what it depends on: for load balancers and orchestrators."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+
+from msgspec import Struct
+from starlette.responses import PlainTextResponse, Response
+
+from nightcrew.documents import Kind
+from nightcrew.errors import EngineError
+from nightcrew.web.api import json_response
+from nightcrew.web.desk import Desk
+from nightcrew.web.routes import Route, Visit
+from nightcrew.web.scopes import Scope
+
+PATIENCE = 3.0
+"""Seconds that the store may take to answer, before it is taken for not there."""
+
+
+class Check(Struct, frozen=True):
+    """How one thing stands that the site depends on."""
+
+    name: str
+    ok: bool
+    seconds: float
+    """How long it took to answer."""
+    note: str = ""
+
+
+class HealthView(Struct, frozen=True):
+    """How everything stands that the site depends on."""
+
+    ok: bool
+    checks: list[Check]
+
+
+class Health:
+    """The routes about health."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def routes(self) -> list[Route]:
+        """The part of the table that is answered here."""
+        return [
+            Route(
+                method="GET",
+                path="/healthz",
+                scope=Scope.PUBLIC,
+                probe=True,
+                handler=self.live,
+                summary="Whether the process answers.",
+                content="text/plain",
+            ),
+            Route(
+                method="GET",
+                path="/readyz",
+                scope=Scope.PUBLIC,
+                probe=True,
+                handler=self.ready,
+                summary="Whether the job store can be used from here.",
+                content="text/plain",
+                others={503: "It cannot be used now."},
+            ),
+            Route(
+                method="GET",
+                path="/api/health",
+                scope=Scope.READ,
+                handler=self.show,
+                summary="What the site depends on, and how each stands.",
+                answer=HealthView,
+                others={503: "Something that it cannot do without is not there."},
+            ),
+        ]
+
+    async def live(self, visit: Visit) -> Response:  # noqa: ARG002 - who asks makes no difference
+        """That this is answered at all is the answer."""
+        return PlainTextResponse("ok\n")
+
+    async def ready(self, visit: Visit) -> Response:  # noqa: ARG002
+        """Whether the store answers; not why it does not, as anybody may ask."""
+        check = await self._store()
+        if check.ok:
+            return PlainTextResponse("ok\n")
+        return PlainTextResponse("the job store does not answer\n", HTTPStatus.SERVICE_UNAVAILABLE)
+
+    async def show(self, visit: Visit) -> Response:  # noqa: ARG002
+        """Every check."""
+        checks = [await self._store(), await self._workers()]
+        ok = checks[0].ok
+        status = HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE
+        return json_response(HealthView(ok, checks), status)
+
+    async def _store(self) -> Check:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._desk.ask(lambda store: store.get(()))
+                await self._desk.ask(lambda store: store.load(Kind.TOKEN, ("-",)))
+        except (EngineError, TimeoutError) as error:
+            return Check("store", False, loop.time() - began, type(error).__name__)
+        return Check("store", True, loop.time() - began)
+
+    async def _workers(self) -> Check:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                found = await self._desk.ask(lambda store: store.workers())
+        except (EngineError, TimeoutError) as error:
+            return Check("workers", False, loop.time() - began, type(error).__name__)
+        living = sum(info.alive for info in found)
+        return Check("workers", living > 0, loop.time() - began, f"{living} alive")

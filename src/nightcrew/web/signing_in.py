@@ -1,0 +1,132 @@
+"""Beginning and ending a browser's session: by a link that works once, or with a token."""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Callable
+from http import HTTPStatus
+
+from msgspec import Struct
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from nightcrew.web.desk import Desk
+from nightcrew.web.gate import Gate
+from nightcrew.web.problems import Refused
+from nightcrew.web.reading import Limits, read_pieces
+from nightcrew.web.routes import Route, Visit
+from nightcrew.web.scopes import Scope
+from nightcrew.web.tokens import SESSION_SECONDS
+
+PATH = "/session"
+_FORM = 1_000
+"""Bytes of a form with a token in it."""
+
+
+class LinkQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """What stands in a link that begins a session."""
+
+    link: str = ""
+
+
+class Door:
+    """The routes by which a browser comes in and goes."""
+
+    def __init__(self, desk: Desk, gate: Callable[[], Gate]) -> None:
+        self._desk = desk
+        self._gate = gate
+
+    def routes(self) -> list[Route]:
+        """The part of the table that is answered here."""
+        return [
+            Route(
+                method="GET",
+                path=PATH,
+                scope=Scope.PUBLIC,
+                handler=self.open_link,
+                summary="Begin a session with a link that works once.",
+                query=LinkQuery,
+                content="text/html",
+                page=True,
+                others={303: "The session has begun."},
+            ),
+            Route(
+                method="POST",
+                path=PATH,
+                scope=Scope.PUBLIC,
+                handler=self.sign_in,
+                summary="Begin a session with a token, sent as the form field `token`.",
+                upload=True,
+                content="text/html",
+                page=True,
+                status=HTTPStatus.SEE_OTHER,
+            ),
+            Route(
+                method="POST",
+                path=f"{PATH}/end",
+                scope=Scope.PUBLIC,
+                handler=self.sign_out,
+                summary="End the session of this browser.",
+                content="text/html",
+                page=True,
+                status=HTTPStatus.SEE_OTHER,
+            ),
+        ]
+
+    async def open_link(self, visit: Visit) -> Response:
+        """Use up a link; without one, say how to come in."""
+        start = visit.url("/")
+        if visit.request.method == "HEAD" or not visit.query.link:
+            # A look ahead must not use it up.
+            if visit.who.is_known:
+                return RedirectResponse(start, HTTPStatus.SEE_OTHER)
+            raise _not_in("Nobody is signed in here.")
+        secret = await self._desk.tokens.open_link(visit.query.link)
+        if secret is None:
+            if visit.who.is_known:
+                # Clicked again by the one who used it.
+                return RedirectResponse(start, HTTPStatus.SEE_OTHER)
+            raise _not_in("This link has been used already, or is too old. It works once.")
+        if visit.request.headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
+            return self._begin(visit, secret, RedirectResponse(start, HTTPStatus.SEE_OTHER))
+        # Clicked in another page: a strict cookie would not come along on a redirect from there, but it does
+        # when a page of ours goes on.
+        page = (
+            f'<!doctype html><title>Nightcrew</title><meta http-equiv="refresh" content="0; url={start}">'
+            f'<a href="{start}">Go on</a>'
+        )
+        return self._begin(visit, secret, HTMLResponse(page))
+
+    async def sign_in(self, visit: Visit) -> Response:
+        """Begin a session with a token."""
+        body = b""
+        async for piece in read_pieces(visit.request, Limits(upload=_FORM)):
+            body += piece
+        given = urllib.parse.parse_qs(body.decode("ascii", "replace"), max_num_fields=10).get("token", [""])
+        secret = await self._desk.tokens.begin_session(given[0].strip())
+        if secret is None:
+            raise _not_in("This is no token, or not any more.")
+        return self._begin(visit, secret, RedirectResponse(visit.url("/"), HTTPStatus.SEE_OTHER))
+
+    async def sign_out(self, visit: Visit) -> Response:
+        """End the session: here, and wherever its cookie was copied to."""
+        gate = self._gate()
+        secret = gate.session_of(visit.request)
+        if secret is not None:
+            await self._desk.tokens.end_session(secret)
+        response = RedirectResponse(visit.url(PATH), HTTPStatus.SEE_OTHER)
+        gate.set_cookie(visit.request, response, "", 0)
+        return response
+
+    def _begin(self, visit: Visit, secret: str, response: Response) -> Response:
+        self._gate().set_cookie(visit.request, response, secret, SESSION_SECONDS)
+        return response
+
+
+def _not_in(title: str) -> Refused:
+    return Refused(
+        HTTPStatus.UNAUTHORIZED,
+        title,
+        None,
+        "Open a new link (`nightcrew tokens link`), or sign in with a token.",
+        {"WWW-Authenticate": "Bearer"},
+    )

@@ -1,0 +1,85 @@
+"""The site: one ASGI app of all routes behind the gate, to be served by itself or mounted in another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from nightcrew.app import Nightcrew
+from nightcrew.web.addresses import Hosts, Proxy
+from nightcrew.web.api import Api
+from nightcrew.web.desk import Desk
+from nightcrew.web.gate import Gate, Rules
+from nightcrew.web.health import Health
+from nightcrew.web.problems import Refused, problem_response
+from nightcrew.web.reading import Limits
+from nightcrew.web.routes import Route, Table
+from nightcrew.web.scopes import Scope as Right
+from nightcrew.web.signing_in import PATH, Door
+
+
+class Site:
+    """The HTTP API and the pages of an app, as an ASGI app. Made by `make_site`."""
+
+    def __init__(self, desk: Desk, rules: Rules, routes: Sequence[Route]) -> None:
+        self.desk = desk
+        door = Door(desk, lambda: self._gate)
+        self.table = Table([*Health(desk).routes(), *door.routes(), *Api(desk).routes(), *routes])
+        self._gate = Gate(self.table, desk.tokens, rules, self._refusal)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one connection; opens the app when it is not open yet."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            await self._gate(scope, receive, send)
+
+    async def new_link(self, name: str = "link", scopes: Iterable[Right] = (Right.ADMIN,)) -> str:
+        """Make the path of a link that begins one session, once, within the hour."""
+        return f"{PATH}?link={await self.desk.tokens.new_link(name, scopes)}"
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """Open the app while a server runs the site by itself."""
+        opened = False
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                opened = await self.desk.app.aopen()
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                if opened:
+                    await self.desk.app.aclose()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    def _refusal(self, request: Request, route: Route | None, refused: Refused) -> Response:  # noqa: ARG002
+        return problem_response(refused)
+
+
+def make_site(
+    app: Nightcrew,
+    *,
+    hosts: Iterable[str] = (),
+    proxy: Proxy | None = None,
+    limits: Limits | None = None,
+    any_task: bool = False,
+    routes: Sequence[Route] = (),
+) -> Site:
+    """Make the ASGI app that serves an app's HTTP API and pages: ``Mount("/jobs", make_site(app))``.
+
+    hosts: the names by which it is called, beside those of this machine itself; others are refused.
+    proxy: the proxy before it, which adds TLS.
+    limits: how much one request may ask.
+    any_task: take jobs also of tasks that the app does not know; their arguments are not checked here.
+    routes: more entries for the table, of your own.
+
+    Raises `ConfigurationError` for what cannot be.
+    """
+    # Cookies do not know ports: two sites on one machine must not overwrite each other's.
+    cookie = "nightcrew_" + hashlib.sha256(app.url.encode()).hexdigest()[:8]
+    rules = Rules(Hosts(hosts), proxy, limits or Limits(), cookie)
+    return Site(Desk(app, any_task=any_task), rules, routes)

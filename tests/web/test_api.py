@@ -1,0 +1,200 @@
+"""The HTTP API: jobs are asked for, followed, cancelled and run again, on every engine."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.waiting import await_until
+from tests.web.sites import Shop
+
+
+@pytest.fixture
+async def shop(database_url: str) -> AsyncIterator[Shop]:
+    shop = Shop(database_url)
+    async with shop.app:
+        yield shop
+
+
+@pytest.fixture
+async def admin(shop: Shop) -> AsyncIterator[httpx2.AsyncClient]:
+    async with shop.client(await shop.token("admin")) as client:
+        yield client
+
+
+async def enqueue(client: httpx2.AsyncClient, task: str, **more: Any) -> str:
+    answer = await client.post("/api/jobs", json={"task": task, **more})
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+async def test_a_job_is_asked_for_followed_and_answered(shop: Shop, admin: httpx2.AsyncClient) -> None:
+    answer = await admin.post("/api/jobs", json={"task": "shop.add", "args": {"a": 2, "b": 3}})
+    assert answer.status_code == 202
+    assert answer.json()["created"] is True
+    place = answer.headers["location"]
+    assert place == f"/api/jobs/{answer.json()['id']}"
+    assert int(answer.headers["retry-after"]) > 0
+    waiting = await admin.get(place)
+    assert waiting.status_code == 200
+    assert waiting.json()["state"] == "ready"
+    assert int(waiting.headers["retry-after"]) > 0
+    early = await admin.get(f"{place}/result")
+    assert early.status_code == 409
+    assert early.headers["content-type"] == "application/problem+json"
+    async with shop.worker():
+        await await_until(lambda: is_done(admin, place))
+    done = await admin.get(f"{place}?redirect=1")
+    assert done.status_code == 303
+    assert (await admin.get(done.headers["location"])).json() == 5
+    assert "retry-after" not in (await admin.get(place)).headers
+
+
+async def is_done(client: httpx2.AsyncClient, place: str) -> bool:
+    return (await client.get(place)).json()["state"] in ("succeeded", "failed", "cancelled")
+
+
+async def test_a_repeated_request_answers_the_same_job(shop: Shop, admin: httpx2.AsyncClient) -> None:
+    body = {"task": "shop.add", "args": {"b": 2, "a": 1}}
+    key = {"idempotency-key": str(uuid.uuid4())}
+    first = await admin.post("/api/jobs", json=body, headers=key)
+    again = await admin.post("/api/jobs", json={"args": {"a": 1, "b": 2}, "task": "shop.add"}, headers=key)
+    assert (first.json()["created"], again.json()["created"]) == (True, False)
+    assert again.json()["id"] == first.json()["id"]
+    other = await admin.post("/api/jobs", json={"task": "shop.add", "args": {"a": 7}}, headers=key)
+    assert other.status_code == 422
+    assert other.json()["value"] == key["idempotency-key"]
+    async with shop.client(await shop.token("enqueue")) as stranger:
+        its_own = await stranger.post("/api/jobs", json=body, headers=key)
+        assert its_own.json()["id"] != first.json()["id"]
+    assert len((await admin.get("/api/jobs")).json()["jobs"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"task": "shop.nothing"}, "no task 'shop.nothing'"),
+        ({"task": "shop.add"}, "missing a required argument"),
+        ({"task": "shop.add", "args": {"a": "two"}}, "args.a: expected int"),
+        ({"task": "shop.add", "args": {"a": 1, "c": 2}}, "unexpected"),
+        ({"task": "shop.add", "args": {"a": 1}, "queue": "no queue"}, "`queue`"),
+        ({"task": "shop.add", "args": {"a": 1}, "run_after": "soon"}, "`run_after`"),
+        ({"task": "shop.add", "args": {"a": 1}, "colour": "red"}, "colour"),
+        ({"task": "shop.add", "args": [1]}, "args"),
+        ({"task": "shop.add", "args": {"a": 1}, "id": "1"}, "id"),
+        ({"args": {}}, "task"),
+        ([], "object"),
+    ],
+)
+@pytest.mark.engine("sqlite")
+async def test_what_does_not_fit_is_refused(admin: httpx2.AsyncClient, body: Any, said: str) -> None:
+    answer = await admin.post("/api/jobs", json=body)
+    assert answer.status_code == 422
+    problem = answer.json()
+    assert said in f"{problem.get('value')} {problem.get('detail')}"
+    assert (await admin.get("/api/jobs")).json()["jobs"] == []
+
+
+async def test_jobs_are_listed_by_what_they_are(shop: Shop, admin: httpx2.AsyncClient) -> None:
+    ids = [
+        await enqueue(admin, "shop.add", args={"a": n}, tags=["odd" if n % 2 else "even"]) for n in range(5)
+    ]
+    await enqueue(admin, "shop.fail", args={"why": "so"}, queue="other")
+    page = (await admin.get("/api/jobs?task=shop.add&limit=3")).json()
+    rest = (await admin.get("/api/jobs", params={"task": "shop.add", "after": page["next"]})).json()
+    assert [job["id"] for job in page["jobs"] + rest["jobs"]] == ids[::-1]
+    odd = (await admin.get("/api/jobs?tag=odd")).json()["jobs"]
+    assert {job["id"] for job in odd} == {ids[1], ids[3]}
+    assert [job["task"] for job in (await admin.get("/api/jobs?queue=other")).json()["jobs"]] == ["shop.fail"]
+    for wrong in ("limit=501", "limit=0", "limit=x", "state=odd", "colour=red", "limit=1&limit=2", "task="):
+        assert (await admin.get(f"/api/jobs?{wrong}")).status_code == 422, wrong
+    queues = (await admin.get("/api/queues")).json()
+    assert {(entry["queue"], entry["ready"]) for entry in queues["queues"]} == {("default", 5), ("other", 1)}
+
+
+async def test_a_failed_job_is_run_again_as_it_was_or_with_other_arguments(
+    shop: Shop, admin: httpx2.AsyncClient
+) -> None:
+    job = await enqueue(admin, "shop.fail", args={"why": "the first"})
+    async with shop.worker():
+        await await_until(lambda: is_done(admin, f"/api/jobs/{job}"))
+        result = await admin.get(f"/api/jobs/{job}/result")
+        assert result.status_code == 409
+        assert "the first" in result.json()["detail"]
+        detail = (await admin.get(f"/api/jobs/{job}/detail")).json()
+        assert detail["args"] == {"why": "the first"}
+        assert detail["attempts"][0]["error"]["type"] == "builtins.ValueError"
+        other = await admin.post(f"/api/jobs/{job}/retry", json={"args": {"why": "the second"}})
+        assert other.json()["created"] is True
+        place = other.headers["location"]
+        await await_until(lambda: is_done(admin, place))
+        assert "the second" in (await admin.get(place)).json()["error"]["message"]
+    again = await admin.post(f"/api/jobs/{job}/retry")
+    assert again.json()["job"]["state"] == "ready"
+    refused = await admin.post(f"/api/jobs/{job}/retry")
+    assert refused.status_code == 409
+    copied = await admin.post(f"/api/jobs/{job}/copy")
+    assert copied.json()["id"] != job
+    wrong = await admin.post(f"/api/jobs/{job}/copy", json={"args": {"what": 1}})
+    assert wrong.status_code == 422
+
+
+async def test_a_job_is_cancelled(admin: httpx2.AsyncClient) -> None:
+    job = await enqueue(admin, "shop.add", args={"a": 1}, run_after="1h")
+    answer = await admin.delete(f"/api/jobs/{job}")
+    assert answer.json() == {"id": job, "changed": "done"}
+    assert (await admin.get(f"/api/jobs/{job}")).json()["state"] == "cancelled"
+    assert (await admin.post(f"/api/jobs/{job}/cancel")).json()["changed"] == "unchanged"
+
+
+async def test_who_may_only_enqueue_sees_jobs_of_their_own(shop: Shop, admin: httpx2.AsyncClient) -> None:
+    theirs = await enqueue(admin, "shop.add", args={"a": 1})
+    async with shop.client(await shop.token("enqueue")) as client:
+        own = await enqueue(client, "shop.add", args={"a": 1}, run_after=60)
+        assert (await client.get(f"/api/jobs/{own}")).status_code == 200
+        for what in ("", "/result", "/detail"):
+            hidden = await client.get(f"/api/jobs/{theirs}{what}")
+            missing = await client.get(f"/api/jobs/{uuid.uuid4()}{what}")
+            assert hidden.status_code == missing.status_code == 404
+            assert hidden.json()["title"] == missing.json()["title"]
+        taken = await client.post("/api/jobs", json={"task": "shop.add", "args": {"a": 2}, "id": theirs})
+        assert taken.status_code == 409
+        assert theirs not in str(taken.json().get("job"))
+        assert (await client.delete(f"/api/jobs/{theirs}")).status_code == 404
+        assert (await client.delete(f"/api/jobs/{own}")).status_code == 200
+    async with shop.client(await shop.token("enqueue", "read")) as client:
+        assert (await client.get(f"/api/jobs/{theirs}")).status_code == 200
+        assert (await client.delete(f"/api/jobs/{theirs}")).status_code == 403
+    assert (await admin.get(f"/api/jobs/{theirs}")).json()["state"] == "ready"
+
+
+async def test_marked_values_are_shown_to_nobody_else(shop: Shop) -> None:
+    card = "4111-1111"
+    async with (
+        shop.client(await shop.token("enqueue")) as owner,
+        shop.client(await shop.token("admin")) as other,
+    ):
+        job = await enqueue(owner, "shop.charge", args={"card": card, "amount": 5})
+        async with shop.worker():
+            await await_until(lambda: is_done(owner, f"/api/jobs/{job}"))
+        assert (await owner.get(f"/api/jobs/{job}/result")).json() == f"paid 5 with {card}"
+        for what in ("", "/result", "/detail"):
+            assert card not in (await other.get(f"/api/jobs/{job}{what}")).text
+        again = await other.post(f"/api/jobs/{job}/copy", json={"args": {"card": "••••••", "amount": 6}})
+        async with shop.worker():
+            await await_until(lambda: is_done(other, again.headers["location"]))
+        record = await shop.app.aget(again.json()["id"])
+        assert await record.aresult(5) == f"paid 6 with {card}"
+
+
+async def test_tasks_of_others_are_taken_only_where_that_is_allowed(database_url: str) -> None:
+    shop = Shop(database_url, any_task=True)
+    async with shop.app, shop.client(await shop.token("enqueue")) as client:
+        job = await enqueue(client, "elsewhere.task", args={"anything": [1, {"x": None}]})
+        assert (await client.get(f"/api/jobs/{job}/detail")).json()["args"] == {"anything": [1, {"x": None}]}
+        wrong = await client.post("/api/jobs", json={"task": "os; system", "args": {}})
+        assert wrong.status_code == 422

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from fnmatch import fnmatchcase
 from typing import Any, Protocol
+from uuid import UUID
 
 import msgspec
 
@@ -113,6 +114,23 @@ def enqueue_arguments(jobs: Sequence[NewJob], moment: float | None) -> list[Any]
     return [*columns, labels, ids, of, [job.args.decode() for job in jobs], blobs, keepers, moment]
 
 
+def _one(job: NewJob) -> list[Any]:
+    """The arguments of the function `enqueue_one`."""
+    return [
+        job.queue,
+        job.task,
+        job.priority,
+        job.max_attempts,
+        job.rerun_if_lost,
+        job.codec,
+        _text(job.extras),
+        job.run_at,
+        job.delay,
+        job.id,
+        job.args.decode(),
+    ]
+
+
 def _is_plain(t: Transition) -> bool:
     """Whether the store can count a success by itself."""
     grant = t.grant
@@ -148,6 +166,10 @@ _ENQUEUE = (
     "SELECT {s}.enqueue(%b::text[], %b::text[], %b::smallint[], %b::integer[], %b::boolean[], %b::integer[],"
     " %b::text[], %b::double precision[], %b::double precision[], %b::text[], %s::uuid[], %b::integer[],"
     " %b::text[], %b::text[], %s::uuid[], %s::double precision)"
+)
+_ENQUEUE_ONE = (
+    "SELECT {s}.enqueue_one(%s, %s, %s::smallint, %s::integer, %s, %s::integer, %s, %s::double precision,"
+    " %s::double precision, %s::uuid, %s, %s::double precision)"
 )
 _CLAIM = (
     "SELECT * FROM {s}.claim(%s::bigint, %s, %b::bigint[], %b::integer[], %b::bigint[], %b::bigint[], %s::integer,"
@@ -450,13 +472,18 @@ class PostgresEngine:
 
     async def _store(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
         link, bell, _ = self._open()
+        is_new: bool | None = None
+        created: list[UUID] | None = None
         try:
-            arguments = enqueue_arguments(jobs, self._now())
+            if len(jobs) == 1 and not jobs[0].blobs:
+                [(is_new,)] = await link.ask(_ENQUEUE_ONE, *_one(jobs[0]), self._now())
+                created = None if is_new else []
+            if is_new is None:
+                [(created,)] = await link.ask(_ENQUEUE, *enqueue_arguments(jobs, self._now()))
         except UnicodeError as error:
             raise EngineError(
                 f"what is stored must be text in UTF-8, got {error}; nothing was written"
             ) from error
-        [(created,)] = await link.ask(_ENQUEUE, *arguments)
         bell.ring(Topic.READY)
         if created is None:
             answers = [Enqueued.CREATED] * len(jobs)

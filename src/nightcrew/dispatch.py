@@ -27,13 +27,11 @@ from nightcrew.notes import Notes
 from nightcrew.policy import decide
 from nightcrew.runners.elsewhere import TORN_DOWN, Elsewhere
 from nightcrew.settling import insist, tell_lost
-from nightcrew.slots import BATCH, MAX_SPILLING, MAX_UNSETTLED, PREFETCH_TTL, Slots
+from nightcrew.slots import BATCH, MAX_SPILLING, MAX_UNSETTLED, POLL, POLL_IDLE, PREFETCH_TTL, Slots
 
 logger = logging.getLogger("nightcrew.worker")
 
-FLUSH_AFTER = 0.010
-FLUSH_AT = 500
-POLL = 1.0
+FLUSH_AFTER, FLUSH_AT = 0.010, 500
 TICK = 0.5
 TURN = 0.005
 """Seconds that jobs which never wait may hold the event loop before others get their turn."""
@@ -80,6 +78,7 @@ class Dispatcher:
         self._working: set[asyncio.Task[None]] = set()
         self._spilling: set[asyncio.Task[None]] = set()
         self._nudge = asyncio.Event()
+        self._pause = POLL  # until the next look: longer and longer while nothing happens
         self._claimed = asyncio.Event()
         self._claimed.set()
         self._full = False
@@ -115,7 +114,9 @@ class Dispatcher:
                     now = self._loop.time()
                     if now + 0.001 >= poll_at:
                         # By the clock: jobs that end here, one after another, must not put it off.
-                        poll_at = now + POLL * random.uniform(0.8, 1.2)  # noqa: S311
+                        pause = POLL if self._runs else self._pause
+                        poll_at = now + pause * random.uniform(0.8, 1.2)  # noqa: S311
+                        self._pause = min(pause * 1.5, POLL_IDLE) if hints.heard else POLL
                         self._wake_all()
                     self._nudge.clear()
                     try:
@@ -136,6 +137,7 @@ class Dispatcher:
     async def _listen(self, hints: Wakeups) -> None:
         while True:
             if await hints.wait(60.0):
+                self._pause = POLL
                 self._wake_all()
 
     def _wake_all(self) -> None:
@@ -170,10 +172,9 @@ class Dispatcher:
         answers: list[Claimed | BaseException]
         self._claimed.clear()
         try:
-            if len(claims) == 1:
-                answers = [await claims[0]]
-            else:
-                answers = await asyncio.gather(*claims, return_exceptions=True)
+            answers = (
+                await asyncio.gather(*claims, return_exceptions=True) if claims[1:] else [await claims[0]]
+            )
         except asyncio.CancelledError:
             self._left_behind = True  # what it may have brought, nobody here knows of
             raise

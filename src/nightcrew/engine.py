@@ -193,6 +193,11 @@ class Topic(StrEnum):
 class Wakeups(Protocol):
     """Hints that something happened. They may be missed or come for nothing: always poll as well."""
 
+    @property
+    def heard(self) -> bool:
+        """Whether hints come here at all. Where they do, polling may be rare."""
+        ...
+
     async def wait(self, timeout: float) -> bool:
         """Return True at the next hint (or one since the last `wait`), False after `timeout` seconds."""
         ...

@@ -9,6 +9,7 @@ import os
 import random
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from nightcrew.blob import BlobStore
@@ -20,7 +21,10 @@ from nightcrew.policy import decide_lost
 
 logger = logging.getLogger("nightcrew.worker")
 
-SWEEP_EVERY = 1.0
+WATCH_EVERY = 1.0
+"""Seconds between two looks whether a worker of this host has died: at its journal, not at the store."""
+SWEEP_EVERY = 5.0
+"""Seconds between two rounds of upkeep, where nothing calls for one sooner."""
 COLLECT_EVERY = 3600.0
 JOURNALS_KEPT = 7 * 86_400.0
 """Seconds that the journal of a dead worker is kept: its jobs may wait for an app that is down."""
@@ -91,18 +95,51 @@ async def settle_lost(engine: Engine, swept: Swept) -> None:
         logger.warning("took over %d jobs of %d dead workers", len(transitions), len(workers))
 
 
-async def dead_workers(engine: Engine, boot: str) -> list[str]:
-    """Workers of this host whose journal nobody holds any more: dead, whatever their lease says."""
-    return [
-        info.status.id
-        for info in await engine.workers()
-        if info.alive and info.status.boot == boot and info.status.journal and is_dead(info.status.journal)
-    ]
+class Watch:
+    """The living workers of the store, as one of them sees them.
+
+    One of this host is dead, whatever its lease says, when nobody holds its journal any more. That is looked at once a
+    second, and the store only asked who there is: now and then, and while workers come and go here.
+    """
+
+    def __init__(self, engine: Engine, worker: str, boot: str) -> None:
+        self._engine = engine
+        self._worker = worker
+        self._boot = boot
+        self._here: dict[str, str] = {}
+        """Those of this host, with their journals."""
+        self.patience = 0.0
+        """Seconds until the next round of upkeep: fewer, where somebody's lease will be over before."""
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether a journal has come or gone a moment ago, so that its worker may be registered just now."""
+        return time.time() - journal_folder().stat().st_mtime < 3 * WATCH_EVERY
+
+    async def look(self) -> None:
+        """Ask the store who there is."""
+        others = [
+            info for info in await self._engine.workers() if info.alive and info.status.id != self._worker
+        ]
+        self._here = {
+            info.status.id: info.status.journal
+            for info in others
+            if info.status.boot == self._boot and info.status.journal
+        }
+        left = min((info.seen_at + info.status.lease - time.time() for info in others), default=SWEEP_EVERY)
+        self.patience = min(max(left, WATCH_EVERY), SWEEP_EVERY)
+
+    def dead(self) -> list[str]:
+        """Those who have died since `look`; each is told once."""
+        dead = [worker for worker, journal in self._here.items() if is_dead(journal)]
+        for worker in dead:
+            del self._here[worker]
+        return dead
 
 
-async def sweep_once(engine: Engine, blobs: BlobStore, worker: str, boot: str) -> Swept:
+async def sweep_once(engine: Engine, blobs: BlobStore, worker: str, dead: Sequence[str]) -> Swept:
     """One round of upkeep."""
-    swept = await engine.sweep(worker, await dead_workers(engine, boot))
+    swept = await engine.sweep(worker, dead)
     await settle_lost(engine, swept)
     if swept.blobs:
         await blobs.delete(list(swept.blobs))
@@ -134,21 +171,29 @@ def collect_journals(folder: Path, now: float) -> None:
 
 
 async def keep_up(engine: Engine, blobs: BlobStore, worker: str, boot: str) -> None:
-    """Sweep every second, for as long as the worker lives. Raises `LeaseLost` when it was taken for dead."""
+    """Keep the store in order for as long as the worker lives. Raises `LeaseLost` when it was taken for dead."""
     clock = asyncio.get_running_loop().time
-    collect_at = clock()
+    watch = Watch(engine, worker, boot)
+    collect_at = sweep_at = clock()
     while True:
         swept = Swept()
         try:
-            swept = await sweep_once(engine, blobs, worker, boot)
+            if clock() >= sweep_at or watch.is_stale:
+                await watch.look()
+            dead = watch.dead()
+            if dead or clock() >= sweep_at:
+                sweep_at = clock()  # and again at once, should it fail
+                swept = await sweep_once(engine, blobs, worker, dead)
+                # There may be more of the lost, and a claim of the dead that is only now being stored.
+                sweep_at += 0.0 if dead or swept.lost or swept.pruned else watch.patience
             if clock() >= collect_at:
                 collect_at = clock() + COLLECT_EVERY
                 await collect_orphans(engine, blobs)
-                collect_journals(journal_folder(), time.time())
+                await asyncio.to_thread(collect_journals, journal_folder(), time.time())
         except LeaseLost:
             raise
         except (EngineError, OSError):
             logger.warning("upkeep failed; trying again", exc_info=True)
         # While there is something to prune, go on; but leave the store to the jobs in between.
-        pause = 0.05 if swept.pruned else SWEEP_EVERY
+        pause = 0.05 if swept.pruned else WATCH_EVERY
         await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311

@@ -670,7 +670,7 @@ class PostgresEngine:
     async def wakeups(self, topics: Sequence[Topic]) -> AsyncIterator[Listener]:
         """Listen for hints from every process on this schema."""
         _, bell, _ = self._open()
-        listener = Listener(topics)
+        listener = Listener(topics, heard=not self._address.is_pooled)
         await bell.add(listener)
         try:
             yield listener

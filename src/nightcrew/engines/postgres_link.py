@@ -315,8 +315,10 @@ _APART = 0.01
 class Listener:
     """One receiver of hints."""
 
-    def __init__(self, topics: Sequence[Topic]) -> None:
+    def __init__(self, topics: Sequence[Topic], heard: bool) -> None:
         self.letters = frozenset(_LETTERS[topic] for topic in topics)
+        self.heard = heard
+        """False behind a transaction pooler."""
         self._hint = asyncio.Event()
 
     def ring(self) -> None:
@@ -332,6 +334,17 @@ class Listener:
             return False
         self._hint.clear()
         return True
+
+
+async def _readable(descriptor: int) -> None:
+    """Return once there is something to read, or the connection is gone."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(descriptor, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(descriptor)
 
 
 class Bell:
@@ -406,10 +419,14 @@ class Bell:
                         self._ring_ours(set(_LETTERS.values()))
                     self._heard.set()
                     pause = 0.1
-                    async for notice in connection.notifies():
-                        letters, _, token = notice.payload.partition(":")
-                        if token != self._token:  # ours have heard it at once
-                            self._ring_ours(set(letters))
+                    while True:
+                        # Not by the driver's own waiting, which wakes ten times a second.
+                        await _readable(connection.fileno())
+                        connection.pgconn.consume_input()
+                        while notice := connection.pgconn.notifies():
+                            letters, _, token = notice.extra.decode().partition(":")
+                            if token != self._token:  # ours have heard it at once
+                                self._ring_ours(set(letters))
             except (psycopg.Error, EngineError) as error:
                 logger.info("%s; listening again in a moment", _first_line(error))
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311

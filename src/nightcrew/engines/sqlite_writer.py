@@ -509,6 +509,11 @@ class Listener:
                 self._socket.recv(16)
         self._hint.set()
 
+    @property
+    def heard(self) -> bool:
+        """Whether there is a socket to hear by."""
+        return self._socket is not None
+
     async def wait(self, timeout: float) -> bool:
         """Return True at the next hint (or one since the last `wait`), False after `timeout` seconds."""
         try:

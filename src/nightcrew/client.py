@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import os
 import re
+import sys
 import threading
 import time
 import weakref
@@ -33,6 +34,8 @@ from nightcrew.errors import ConfigurationError, EngineClosed, JobNotFound, Resu
 from nightcrew.files import SPILLED, spill, unspill
 from nightcrew.job import FINAL, JobDetail, JobRecord, NewJob
 from nightcrew.portal import Portal
+from nightcrew.tracing import MODULE as TRACING
+from nightcrew.tracing import enqueueing
 from nightcrew.transaction import joining_of
 
 P = ParamSpec("P")
@@ -169,11 +172,19 @@ class AppClient:
 
     # what tasks and handles ask, on the home loop
 
-    async def store(self, jobs: Sequence[NewJob]) -> list[JobRecord | None]:
+    def store(self, jobs: Sequence[NewJob]) -> Coroutine[Any, Any, list[JobRecord | None]]:
         """Store jobs; None for each that was created, and the one that was there already for others.
 
         In batches as large as the engine takes; arguments that are too large go to the blob store.
         """
+        # Not a coroutine function itself: one layer less to pass, on every enqueue.
+        return self._store_traced(jobs) if TRACING in sys.modules else self._store(jobs)
+
+    async def _store_traced(self, jobs: Sequence[NewJob]) -> list[JobRecord | None]:
+        with enqueueing(jobs) as traced:
+            return await self._store(traced)
+
+    async def _store(self, jobs: Sequence[NewJob]) -> list[JobRecord | None]:
         engine = self._engine
         if engine is None or not self._is_open_here():
             engine = await self.ready()
@@ -205,6 +216,14 @@ class AppClient:
 
         Raises `ConfigurationError` for an engine that none can join.
         """
+        if TRACING in sys.modules:
+            with enqueueing(jobs) as traced:
+                return await self._prepare(traced)
+        return await self._prepare(jobs)
+
+    async def _prepare(
+        self, jobs: Sequence[NewJob]
+    ) -> tuple[Joining, list[tuple[Sequence[NewJob], Request]]]:
         engine = await self.ready()
         joining, limits = joining_of(engine), engine.limits
         whole = [await self._spilled(job) if len(job.args) > self._inline else job for job in jobs]

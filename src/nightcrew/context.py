@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from nightcrew.codec import Signature, decode_value, encode_value
 from nightcrew.engine import Finished, Request, Rows
 from nightcrew.errors import ConfigurationError, LeaseLost, Stopped
-from nightcrew.job import Grant, LogLine
+from nightcrew.job import Extras, Grant, LogLine, decode_extras
 from nightcrew.transaction import Transaction, transaction_on, wrong_verb
 
 if TYPE_CHECKING:
@@ -62,6 +62,10 @@ class Reporter(Protocol):
         """The checkpoint that this job stored last, in this attempt or an earlier one."""
         ...
 
+    async def earlier_traces(self, grant: Grant) -> tuple[str, ...]:
+        """The `traceparent` of the job's latest earlier runs, as far as they told of an error."""
+        ...
+
 
 FinishIn = Callable[[Grant, bytes | None, tuple[str, ...]], Coroutine[Any, Any, Request]]
 """Makes ready to settle a job with a result (JSON, and the blobs in it) in a transaction of its own code's.
@@ -96,11 +100,21 @@ class Context:
         """Of its task: how its result is stored."""
         self.worker = worker
         """The id of the worker that runs it."""
-        self.trace = ""
-        """The id of its trace; empty where nobody follows it."""
+        self.traceparent = ""
+        """Where this run is in its trace, in the form of W3C's header of this name; empty where nobody traces."""
 
     def __repr__(self) -> str:
         return f"<Context of {self.task} {self.job_id}, attempt {self.attempt}>"
+
+    @property
+    def trace(self) -> str:
+        """The id of this run's trace; empty where nobody traces."""
+        return self.traceparent[3:35]
+
+    @property
+    def extras(self) -> Extras:
+        """What only some jobs carry, such as a correlation id."""
+        return decode_extras(self._grant.extras) or Extras()
 
     @property
     def job_id(self) -> str:
@@ -202,6 +216,22 @@ class Context:
                 f"job {self.job_id} saved a checkpoint after it was finished in a transaction; save it before"
             )
         return encode_value(value, "the checkpoint")
+
+    # tracing
+
+    def earlier_traces(self) -> tuple[str, ...]:
+        """The `traceparent` of the job's latest earlier runs, as far as they ended with an error. For tracing."""
+        traces: tuple[str, ...] = ()
+        if self.fence > 1:
+            traces = self._block("earlier_traces", self._reporter.earlier_traces)
+        return traces
+
+    async def aearlier_traces(self) -> tuple[str, ...]:
+        """As `earlier_traces`, awaited."""
+        traces: tuple[str, ...] = ()
+        if self.fence > 1:
+            traces = await self._hop(self._reporter.earlier_traces)
+        return traces
 
     # finishing
 

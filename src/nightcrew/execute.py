@@ -20,7 +20,17 @@ from nightcrew.blob import BlobStore
 from nightcrew.context import Context, set_current
 from nightcrew.errors import Abort, ConfigurationError, RetryAfter, Snooze, Stopped
 from nightcrew.files import is_spilled, spill, unspill
-from nightcrew.job import NO_EXTRAS, Ended, ErrorInfo, Extras, Grant, Outcome, RetryRule, Transition
+from nightcrew.job import (
+    NO_EXTRAS,
+    Ended,
+    ErrorInfo,
+    Extras,
+    Grant,
+    Outcome,
+    RetryRule,
+    Transition,
+    decode_extras,
+)
 from nightcrew.logs import about
 from nightcrew.options import exception_name, seconds
 from nightcrew.policy import decide, success
@@ -34,8 +44,6 @@ MAX_TRACEBACK = 20_000
 _STOPPED = "it stopped when asked to"
 _DONE = Outcome.SUCCEEDED
 _SUCCEEDED = Ended(_DONE)
-
-_extras = msgspec.json.Decoder(Extras)
 
 AnyTask = Task[Any, Any]
 Arguments = tuple[Sequence[Any], dict[str, Any]]
@@ -61,6 +69,13 @@ def error_info(error: BaseException) -> ErrorInfo:
 def _storable(text: str) -> str:
     """The text with what is no UTF-8 (halves of a surrogate pair, as in odd file names) written out."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def traced(error: ErrorInfo | None, context: Context | None) -> ErrorInfo | None:
+    """An error that says where its run is in its trace, if somebody traces."""
+    if error is None or context is None or not context.traceparent:
+        return error
+    return msgspec.structs.replace(error, trace=context.traceparent)
 
 
 def ended_by(error: BaseException) -> Ended:
@@ -222,7 +237,7 @@ class Run(msgspec.Struct):
         extras = self.grant.extras
         self.timeout = self.plan.timeout
         if extras is not NO_EXTRAS:
-            self.extras = _decode_extras(bytes(extras))
+            self.extras = decode_extras(extras)
             if self.extras is not None and self.extras.timeout is not None:
                 self.timeout = self.extras.timeout
         if self.timeout is not None:
@@ -265,7 +280,7 @@ class Run(msgspec.Struct):
             outcome,
             rule=rule,
             chance=random.random(),  # noqa: S311
-            error=ended.error,
+            error=traced(ended.error, self.known_context),
             delay=ended.delay,
             reason=ended.reason,
             started_at=started_at,
@@ -318,13 +333,6 @@ class Run(msgspec.Struct):
     def _timed_out(self) -> ErrorInfo:
         message = f"the attempt took longer than its timeout of {self.timeout:g} s"
         return ErrorInfo("builtins.TimeoutError", message, kinds=("builtins.OSError", "builtins.Exception"))
-
-
-def _decode_extras(data: bytes) -> Extras | None:
-    try:
-        return _extras.decode(data)
-    except msgspec.MsgspecError:
-        return None  # written by a newer version: the task's own options hold
 
 
 class _Continued:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
 
+import msgspec
 from msgspec import Raw, Struct
 
 
@@ -80,6 +81,8 @@ class ErrorInfo(Struct, frozen=True, omit_defaults=True):
     message: str
     traceback: str = ""
     kinds: tuple[str, ...] = ()
+    trace: str = ""
+    """Where the run that raised it is in its trace, in the form of W3C's `traceparent`."""
 
 
 class RetryRule(Struct, frozen=True, omit_defaults=True):
@@ -121,6 +124,17 @@ class Extras(Struct, frozen=True, omit_defaults=True):
     keys: dict[str, str] | None = None
     masked: tuple[str, ...] = ()
     """Arguments that nobody is shown; "return" is the result."""
+
+
+_extras = msgspec.json.Decoder(Extras)
+
+
+def decode_extras(data: bytes | Raw) -> Extras | None:
+    """What a grant says that only some jobs carry; None also for what a newer version wrote."""
+    try:
+        return _extras.decode(data)
+    except msgspec.MsgspecError:
+        return None
 
 
 class NewJob(Struct, frozen=True, gc=False):

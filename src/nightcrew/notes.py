@@ -15,6 +15,9 @@ logger = logging.getLogger("nightcrew.worker")
 MAX_LINES = 10_000
 """Log lines of one job that wait to be written; more are dropped, and that is said."""
 
+MAX_TRACES = 20
+"""Earlier runs of a job that are looked at for their traces."""
+
 
 class Notes:
     """The reporter of every job of one worker."""
@@ -49,6 +52,15 @@ class Notes:
         """The checkpoint that this job stored last."""
         detail = await self._engine.detail(grant.id)
         return detail.checkpoint if detail else None
+
+    async def earlier_traces(self, grant: Grant) -> tuple[str, ...]:
+        """Where the job's latest earlier runs are in their traces. None of them where the store cannot tell now."""
+        try:
+            detail = await self._engine.detail(grant.id)
+        except EngineError:
+            return ()  # a trace is not worth a job
+        attempts = detail.attempts[-MAX_TRACES:] if detail else ()
+        return tuple(attempt.error.trace for attempt in attempts if attempt.error and attempt.error.trace)
 
     async def hold(self, grant: Grant) -> None:
         """Write what waits; keep back what this job says from now on, until `release`.

@@ -31,6 +31,7 @@ from nightcrew.journal import Journal
 from nightcrew.options import check_name
 from nightcrew.rescue import boot_id, journal_folder, keep_up
 from nightcrew.slots import journal_places
+from nightcrew.tracing import follow
 
 logger = logging.getLogger("nightcrew.worker")
 
@@ -102,6 +103,7 @@ class Worker:
         await self._app.aopen()
         for hook in self._app.hooks.start:
             await _awaited(hook())
+        follow(self._app.hooks.around)  # now: it may be one of these hooks that sets tracing up
         try:
             # What the hooks have set (context variables) is what every job begins with.
             self._variables = copy_context()

@@ -16,6 +16,8 @@ HEAVY = {
     *("starlette", "uvicorn", "jinja2", "multipart", "python_multipart", "httpx2", "h11", "http", "anyio"),
     # stores
     *("apsw", "sqlite3", "psycopg", "asyncpg", "boto3", "aiobotocore", "azure"),
+    # traces
+    "opentelemetry",
     # those whose connections are recognised
     *("sqlalchemy", "django"),
     # terminals and pictures

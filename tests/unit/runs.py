@@ -58,6 +58,9 @@ class Silent:
     async def load_checkpoint(self, grant: Grant) -> bytes | None:
         return None
 
+    async def earlier_traces(self, grant: Grant) -> tuple[str, ...]:
+        return ()
+
 
 def a_run(
     timeout: float | None = None,

@@ -54,6 +54,9 @@ class Notebook:
         assert asyncio.get_running_loop() is self.loop
         return self.saved
 
+    async def earlier_traces(self, grant: Grant) -> tuple[str, ...]:
+        return ()
+
 
 @pytest.fixture
 async def notebook() -> Notebook:

@@ -69,6 +69,9 @@ class Reporter:
     async def load_checkpoint(self, grant: Grant) -> bytes | None:
         return None
 
+    async def earlier_traces(self, grant: Grant) -> tuple[str, ...]:
+        return ()
+
 
 def context(reporter: Reporter) -> Context:
     grant = Grant(1, "0" * 32, "task", "default", Raw(b"{}"), 0, 1, 0, 0, 0, 5, True, 0.0, 1)

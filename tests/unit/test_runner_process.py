@@ -54,6 +54,9 @@ class Reporter:
     async def load_checkpoint(self, grant: Grant) -> bytes | None:
         return self.saved
 
+    async def earlier_traces(self, grant: Grant) -> tuple[str, ...]:
+        return ()
+
     def said(self, text: str) -> bool:
         return any(text in line.text for line in self.lines)
 

@@ -73,7 +73,8 @@ def error(info: ErrorInfo | None) -> dict[str, str] | None:
     """What a task raised."""
     if info is None:
         return None
-    return {"type": info.type, "message": info.message, "traceback": info.traceback}
+    said = {"type": info.type, "message": info.message, "traceback": info.traceback}
+    return said | ({"trace": info.trace} if info.trace else {})
 
 
 def worker(info: WorkerInfo) -> dict[str, Any]:

@@ -26,12 +26,13 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from msgspec import Raw
+from msgspec.structs import replace
 
 from nightcrew.app import Nightcrew
 from nightcrew.context import Context, set_current
 from nightcrew.engine import Request
 from nightcrew.errors import ConfigurationError, EngineError, LeaseLost, UnknownTask
-from nightcrew.execute import AnyTask, arguments, error_info, run_async, run_sync
+from nightcrew.execute import AnyTask, arguments, error_info, run_async, run_sync, traced
 from nightcrew.job import Ended, Grant, LogLine, Outcome
 from nightcrew.registry import Tasks
 from nightcrew.runners.wire import (
@@ -41,6 +42,7 @@ from nightcrew.runners.wire import (
     Begun,
     Broken,
     Done,
+    Earlier,
     Finish,
     Load,
     Place,
@@ -55,6 +57,7 @@ from nightcrew.runners.wire import (
     read_frame,
     write_frame,
 )
+from nightcrew.tracing import follow
 
 MAX_LINES = 10_000
 """Log lines that wait for the worker; more are dropped, and that is said."""
@@ -79,6 +82,7 @@ def main() -> None:
         try:
             app = prepare(setup)
             _call_hooks(app.hooks.start, loop, variables)
+            follow(app.hooks.around)
         except BaseException as error:
             link.send(Broken(error_info(error)))
             link.close()
@@ -154,6 +158,10 @@ class Link:
         """The checkpoint that this job stored last."""
         data = (await self._ask(Load)).data
         return bytes(data[0]) if data else None
+
+    async def earlier_traces(self, grant: Grant) -> tuple[str, ...]:  # noqa: ARG002
+        """Where the job's latest earlier runs are in their traces."""
+        return (await self._ask(Earlier)).traces
 
     async def finish_in(self, grant: Grant, result: bytes | None, blobs: tuple[str, ...]) -> Request:  # noqa: ARG002
         """Have the worker make ready to finish in a transaction. Raises `LeaseLost`."""
@@ -276,6 +284,7 @@ class Child:
                 ended = self._loop.run(self._run_async(task, found, context), context=variables)
             else:
                 ended = variables.run(run_sync, task, found, self._app.hooks, lambda: context)
+            ended = replace(ended, error=traced(ended.error, context))
             if ended.result is not None and len(ended.result) > MAX_FRAME // 2:
                 wrong = ConfigurationError(
                     f"task {task.name} returned {len(ended.result):,} bytes of JSON, more than a child "

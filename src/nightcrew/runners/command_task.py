@@ -16,6 +16,7 @@ from nightcrew.execute import ended_by, error_info
 from nightcrew.job import Ended, Outcome
 from nightcrew.runners.command import run_command
 from nightcrew.task import Task
+from nightcrew.tracing import afollow_run
 
 
 async def run_command_task(task: Task[Any, Any], args: bytes, context: Context) -> Ended:
@@ -34,15 +35,21 @@ async def run_command_task(task: Task[Any, Any], args: bytes, context: Context) 
                     ending = PurePath(value.name).suffix
                     path = Path(folder) / f"{number}{ending if ending[1:].isalnum() else ''}"
                     values[name] = await context.blobs.asave(value, path)
-            output = await run_command(
-                spec.render(values),
-                cwd=folder,
-                env=dict(spec.env),
-                ctx=context,
-                network=spec.network,
-                grace=GRACE,
-            )
+            async with afollow_run(context):
+                output = await run_command(
+                    spec.render(values),
+                    cwd=folder,
+                    env=_traced(context) | dict(spec.env),
+                    ctx=context,
+                    network=spec.network,
+                    grace=GRACE,
+                )
         except (Exception, Stopped) as error:
             return ended_by(error)
     result = CommandResult(output.exit_code or 0, output.tail)
     return Ended(Outcome.SUCCEEDED, result=encode_value(result, "the result"))
+
+
+def _traced(context: Context) -> dict[str, str]:
+    """What tells a program that traces where it is in a trace."""
+    return {"TRACEPARENT": context.traceparent} if context.traceparent else {}

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from nightcrew.app import Nightcrew
 from nightcrew.context import Context
 from nightcrew.errors import ConfigurationError
-from nightcrew.job import NO_EXTRAS, Ended, Grant, Outcome
+from nightcrew.job import Ended, Grant, Outcome
 from nightcrew.program import CommandNotStarted, Limits, ProcessCrashed
 from nightcrew.runners.warm import Child, NotBegun, StartFailed, error_of
 from nightcrew.runners.wire import Place, Run, Setup
@@ -101,7 +101,7 @@ class ProcessRunner:
         location = task.location
         place = None if location is None else Place(*location)
         # The arguments go beside the grant: those within may only say where the real ones are.
-        bare = replace(grant, args=Raw(b"null"), extras=NO_EXTRAS)
+        bare = replace(grant, args=Raw(b"null"))
         message = Run(bare, Raw(args), place, deadline, context.worker)
         async with self._free:
             for _ in range(2):

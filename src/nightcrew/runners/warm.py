@@ -26,6 +26,7 @@ from nightcrew.runners.wire import (
     Begun,
     Broken,
     Done,
+    Earlier,
     Finish,
     Load,
     Ready,
@@ -265,7 +266,7 @@ class Child:
                         current.context.progress(progress, text)
                     for line in log:
                         current.context.log(line.text, line.level)
-                case Save() | Load() | Finish() as wish:
+                case Save() | Load() | Earlier() | Finish() as wish:
                     answering = asyncio.create_task(self._answer(current.context, wish))
                     self._answering.add(answering)
                     answering.add_done_callback(self._answering.discard)
@@ -274,11 +275,13 @@ class Child:
                 case _:
                     return
 
-    async def _answer(self, context: Context, wish: Save | Load | Finish) -> None:
+    async def _answer(self, context: Context, wish: Save | Load | Earlier | Finish) -> None:
         answer = Answer(wish.number)
         try:
             if isinstance(wish, Save):
                 await context.asave_checkpoint(wish.data)
+            elif isinstance(wish, Earlier):
+                answer = Answer(wish.number, traces=await context.aearlier_traces())
             elif isinstance(wish, Finish):
                 result = bytes(wish.result[0]) if wish.result else None
                 answer = Answer(wish.number, request=await context.request_finish(result, wish.blobs))

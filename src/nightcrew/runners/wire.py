@@ -56,11 +56,12 @@ class Ask(Struct, tag="ask", frozen=True):
 
 
 class Answer(Struct, tag="answer", frozen=True):
-    """To `Save`, `Load` or `Finish`."""
+    """To `Save`, `Load`, `Earlier` or `Finish`."""
 
     number: int
     data: tuple[Raw, ...] = ()
     """The checkpoint, if there is one."""
+    traces: tuple[str, ...] = ()
     request: Request | None = None
     """What finishes the job, on the child's connection."""
     lost: str | None = None
@@ -109,6 +110,12 @@ class Load(Struct, tag="load", frozen=True):
     number: int
 
 
+class Earlier(Struct, tag="earlier", frozen=True):
+    """Tell where earlier runs are in their traces."""
+
+    number: int
+
+
 class Finish(Struct, tag="finish", frozen=True):
     """Make ready to finish in a transaction; the job waits for the answer."""
 
@@ -125,7 +132,7 @@ class Done(Struct, tag="done", frozen=True):
     spent: str | None = None
 
 
-ToWorker = Ready | Broken | Begun | Said | Save | Load | Finish | Done
+ToWorker = Ready | Broken | Begun | Said | Save | Load | Earlier | Finish | Done
 
 encode = msgspec.json.Encoder().encode
 decode_to_child = msgspec.json.Decoder(ToChild).decode

@@ -64,92 +64,48 @@ class Api:
     def _of_jobs(self) -> list[Route]:
         return [
             Route(
-                method="POST",
-                path="/api/jobs",
-                scope=Scope.ENQUEUE,
-                handler=self.enqueue,
-                summary="Enqueue a job; durable when this answers.",
+                "POST",
+                "/api/jobs",
+                Scope.ENQUEUE,
+                self.enqueue,
                 body=JobRequest,
                 answer=Accepted,
                 status=HTTPStatus.ACCEPTED,
             ),
-            Route(
-                method="GET",
-                path="/api/jobs",
-                scope=Scope.READ,
-                handler=self.list_jobs,
-                summary="List jobs, newest first, one page at a time.",
-                query=JobQuery,
-                answer=JobList,
-            ),
+            Route("GET", "/api/jobs", Scope.READ, self.list_jobs, query=JobQuery, answer=JobList),
         ]
 
     def _of_one_job(self) -> list[Route]:
         return [
             Route(
-                method="GET",
-                path="/api/jobs/{id}",
-                scope=Scope.READ,
+                "GET",
+                "/api/jobs/{id}",
+                Scope.READ,
+                self.show,
                 own=True,
-                handler=self.show,
-                summary="Look at a job.",
                 query=JobLook,
                 answer=JobView,
                 others={303: "It is done, and you asked to be led to the result."},
             ),
+            Route("GET", "/api/jobs/{id}/result", Scope.READ, self.result, own=True, answer=Any),
+            Route("GET", "/api/jobs/{id}/detail", Scope.READ, self.detail, own=True, answer=DetailView),
+            Route("DELETE", "/api/jobs/{id}", Scope.OPERATE, self.cancel, own=True, answer=ChangeView),
+            Route("POST", "/api/jobs/{id}/cancel", Scope.OPERATE, self.cancel, own=True, answer=ChangeView),
             Route(
-                method="GET",
-                path="/api/jobs/{id}/result",
-                scope=Scope.READ,
-                own=True,
-                handler=self.result,
-                summary="What the job returned.",
-                answer=Any,
-            ),
-            Route(
-                method="GET",
-                path="/api/jobs/{id}/detail",
-                scope=Scope.READ,
-                own=True,
-                handler=self.detail,
-                summary="A job with its arguments, result, attempts and log.",
-                answer=DetailView,
-            ),
-            Route(
-                method="DELETE",
-                path="/api/jobs/{id}",
-                scope=Scope.OPERATE,
-                own=True,
-                handler=self.cancel,
-                summary="Cancel a job.",
-                answer=ChangeView,
-            ),
-            Route(
-                method="POST",
-                path="/api/jobs/{id}/cancel",
-                scope=Scope.OPERATE,
-                own=True,
-                handler=self.cancel,
-                summary="Cancel a job.",
-                answer=ChangeView,
-            ),
-            Route(
-                method="POST",
-                path="/api/jobs/{id}/retry",
-                scope=Scope.OPERATE,
-                handler=self.retry,
-                summary="Run a failed or cancelled job again; with other arguments, as a new job.",
+                "POST",
+                "/api/jobs/{id}/retry",
+                Scope.OPERATE,
+                self.retry,
                 body=Retried,
                 optional_body=True,
                 answer=Accepted,
                 status=HTTPStatus.ACCEPTED,
             ),
             Route(
-                method="POST",
-                path="/api/jobs/{id}/copy",
-                scope=Scope.OPERATE,
-                handler=self.copy,
-                summary="Run a job once more, as a new one.",
+                "POST",
+                "/api/jobs/{id}/copy",
+                Scope.OPERATE,
+                self.copy,
                 body=Retried,
                 optional_body=True,
                 answer=Accepted,
@@ -159,37 +115,15 @@ class Api:
 
     def _of_the_rest(self) -> list[Route]:
         return [
-            Route(
-                method="GET",
-                path="/api/queues",
-                scope=Scope.READ,
-                handler=self.queues,
-                summary="What waits, the longest waiting first.",
-                answer=QueueList,
-            ),
-            Route(
-                method="GET",
-                path="/api/workers",
-                scope=Scope.READ,
-                handler=self.workers,
-                summary="The workers that were seen lately.",
-                answer=WorkerList,
-            ),
-            Route(
-                method="GET",
-                path="/api/tasks",
-                scope=Scope.READ,
-                own=True,
-                handler=self.tasks,
-                summary="The tasks that may be asked for here.",
-                answer=TaskList,
-            ),
+            Route("GET", "/api/queues", Scope.READ, self.queues, answer=QueueList),
+            Route("GET", "/api/workers", Scope.READ, self.workers, answer=WorkerList),
+            Route("GET", "/api/tasks", Scope.READ, self.tasks, own=True, answer=TaskList),
         ]
 
     # jobs
 
     async def enqueue(self, visit: Visit) -> Response:
-        """Store a job, and say where to follow it."""
+        """Enqueue a job; durable when this answers."""
         record, created = await self._desk.enqueue(visit.who, visit.body, _key(visit))
         return self._accepted(visit, record, created=created)
 
@@ -201,7 +135,7 @@ class Api:
         )
 
     async def list_jobs(self, visit: Visit) -> Response:
-        """One page of a search."""
+        """List jobs, newest first, one page at a time."""
         asked: JobQuery = visit.query
         where = Filter(asked.state, asked.task, asked.queue, asked.tag)
         page = await self._desk.ask(lambda store: store.search(where, asked.limit, asked.after))
@@ -209,7 +143,7 @@ class Api:
         return json_response(JobList(found, page.next, page.scanned))
 
     async def show(self, visit: Visit) -> Response:
-        """A job as it is now, or the way to what it returned."""
+        """Look at a job."""
         record = await self._desk.job(visit.who, visit.params["id"])
         if not record.state.is_final:
             return json_response(self._view(visit, record), headers={"Retry-After": RETRY_AFTER})
@@ -222,7 +156,7 @@ class Api:
         return job_view(self._desk.shown(visit.who, record).record)
 
     async def result(self, visit: Visit) -> Response:
-        """What it returned. Refused while it is not done, and when it failed."""
+        """What the job returned."""
         record = await self._desk.job(visit.who, visit.params["id"])
         if not record.state.is_final:
             raise Refused(
@@ -246,24 +180,24 @@ class Api:
         return Response(unescape_result(shown), media_type="application/json")
 
     async def detail(self, visit: Visit) -> Response:
-        """A job with all that is kept about it."""
+        """A job with its arguments, result, attempts and log."""
         found = await self._desk.detail(visit.who, visit.params["id"])
         return json_response(detail_view(found))
 
     async def cancel(self, visit: Visit) -> Response:
-        """Cancel it, at once or by asking its worker."""
+        """Cancel a job."""
         record, changed = await self._desk.cancel(visit.who, visit.params["id"])
         status = HTTPStatus.ACCEPTED if changed is Changed.REQUESTED else HTTPStatus.OK
         return json_response(ChangeView(record.id, changed.value), status)
 
     async def retry(self, visit: Visit) -> Response:
-        """Run it again, or a new one with other arguments."""
+        """Run a failed or cancelled job again; with other arguments, as a new job."""
         asked: Retried | None = visit.body
         record = await self._desk.retry(visit.who, visit.params["id"], asked.args if asked else None)
         return self._accepted(visit, record, created=record.id != visit.params["id"])
 
     async def copy(self, visit: Visit) -> Response:
-        """Run it once more, as a new one."""
+        """Run a job once more, as a new one."""
         asked: Retried | None = visit.body
         record = await self._desk.copy(visit.who, visit.params["id"], asked.args if asked else None)
         return self._accepted(visit, record, created=True)
@@ -271,7 +205,7 @@ class Api:
     # queues, workers, tasks
 
     async def queues(self, visit: Visit) -> Response:  # noqa: ARG002 - what waits is the same for all
-        """What waits, and what keeps it."""
+        """What waits, the longest waiting first."""
         stats = await self._desk.ask(lambda store: store.stats())
         workers = await self._desk.ask(lambda store: store.workers())
         found = [queue_view(need.stats, need.problem) for need in needs(stats, workers)]
@@ -283,7 +217,7 @@ class Api:
         return json_response(WorkerList([worker_view(info) for info in found]))
 
     async def tasks(self, visit: Visit) -> Response:  # noqa: ARG002
-        """The tasks that the app knows."""
+        """The tasks that may be asked for here."""
         found = [
             TaskView(name, task.options.queue, _first_line(task.__doc__), tuple(task.signature.parameters))
             for name, task in sorted(self._desk.app.tasks.items())

@@ -45,49 +45,39 @@ class Health:
     def routes(self) -> list[Route]:
         """The part of the table that is answered here."""
         return [
+            Route("GET", "/healthz", Scope.PUBLIC, self.live, probe=True, content="text/plain"),
             Route(
-                method="GET",
-                path="/healthz",
-                scope=Scope.PUBLIC,
+                "GET",
+                "/readyz",
+                Scope.PUBLIC,
+                self.ready,
                 probe=True,
-                handler=self.live,
-                summary="Whether the process answers.",
-                content="text/plain",
-            ),
-            Route(
-                method="GET",
-                path="/readyz",
-                scope=Scope.PUBLIC,
-                probe=True,
-                handler=self.ready,
-                summary="Whether the job store can be used from here.",
                 content="text/plain",
                 others={503: "It cannot be used now."},
             ),
             Route(
-                method="GET",
-                path="/api/health",
-                scope=Scope.READ,
-                handler=self.show,
-                summary="What the site depends on, and how each stands.",
+                "GET",
+                "/api/health",
+                Scope.READ,
+                self.show,
                 answer=HealthView,
                 others={503: "Something that it cannot do without is not there."},
             ),
         ]
 
     async def live(self, visit: Visit) -> Response:  # noqa: ARG002 - who asks makes no difference
-        """That this is answered at all is the answer."""
+        """Whether the process answers."""
         return PlainTextResponse("ok\n")
 
     async def ready(self, visit: Visit) -> Response:  # noqa: ARG002
-        """Whether the store answers; not why it does not, as anybody may ask."""
+        """Whether the job store can be used from here."""
         check = await self._store()
         if check.ok:
             return PlainTextResponse("ok\n")
         return PlainTextResponse("the job store does not answer\n", HTTPStatus.SERVICE_UNAVAILABLE)
 
     async def show(self, visit: Visit) -> Response:  # noqa: ARG002
-        """Every check."""
+        """What the site depends on, and how each stands."""
         checks = [await self._store(), await self._workers()]
         ok = checks[0].ok
         status = HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any
@@ -42,16 +42,18 @@ _NAMES = frozenset({"queue", "task"})
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Route:
-    """One thing that may be asked: a method and a path, the scope that it takes, and who answers."""
+    """One thing that may be asked: a method and a path, the scope that it takes, and who answers.
+
+    The first line of what is said of the handler is what the API document says of the route.
+    """
 
     method: str
     path: str
     scope: Scope
     handler: Handler
-    summary: str
-    """One line for the API document."""
+    _: KW_ONLY
     own: bool = False
     """Also for those who may only enqueue, where it is about a job of their own; the handler sees to that."""
     query: type[Any] | None = None
@@ -82,6 +84,8 @@ class Route:
             raise ConfigurationError(
                 f"expected a Scope for {self.method} {self.path}, got {self.scope!r}; say Scope.PUBLIC for everybody"
             )
+        if not self.summary:
+            raise ConfigurationError(f"the handler of {self} has no docstring; say in it what the route does")
         for name in self.parameters:
             if name not in PARAMETERS:
                 raise ConfigurationError(
@@ -91,6 +95,11 @@ class Route:
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
+
+    @property
+    def summary(self) -> str:
+        """What it does, in a line."""
+        return (self.handler.__doc__ or "").strip().partition("\n")[0]
 
     @property
     def parameters(self) -> list[str]:

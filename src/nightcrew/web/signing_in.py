@@ -39,33 +39,30 @@ class Door:
         """The part of the table that is answered here."""
         return [
             Route(
-                method="GET",
-                path=PATH,
-                scope=Scope.PUBLIC,
-                handler=self.open_link,
-                summary="Begin a session with a link that works once.",
+                "GET",
+                PATH,
+                Scope.PUBLIC,
+                self.open_link,
                 query=LinkQuery,
                 content="text/html",
                 page=True,
                 others={303: "The session has begun."},
             ),
             Route(
-                method="POST",
-                path=PATH,
-                scope=Scope.PUBLIC,
-                handler=self.sign_in,
-                summary="Begin a session with a token, sent as the form field `token`.",
+                "POST",
+                PATH,
+                Scope.PUBLIC,
+                self.sign_in,
                 upload=True,
                 content="text/html",
                 page=True,
                 status=HTTPStatus.SEE_OTHER,
             ),
             Route(
-                method="POST",
-                path=f"{PATH}/end",
-                scope=Scope.PUBLIC,
-                handler=self.sign_out,
-                summary="End the session of this browser.",
+                "POST",
+                f"{PATH}/end",
+                Scope.PUBLIC,
+                self.sign_out,
                 content="text/html",
                 page=True,
                 status=HTTPStatus.SEE_OTHER,
@@ -73,7 +70,7 @@ class Door:
         ]
 
     async def open_link(self, visit: Visit) -> Response:
-        """Use up a link; without one, say how to come in."""
+        """Begin a session with a link that works once."""
         start = visit.url("/")
         if visit.request.method == "HEAD" or not visit.query.link:
             # A look ahead must not use it up.
@@ -97,7 +94,7 @@ class Door:
         return self._begin(visit, secret, HTMLResponse(page))
 
     async def sign_in(self, visit: Visit) -> Response:
-        """Begin a session with a token."""
+        """Begin a session with a token, sent as the form field `token`."""
         body = b""
         async for piece in read_pieces(visit.request, Limits(upload=_FORM)):
             body += piece
@@ -108,7 +105,7 @@ class Door:
         return self._begin(visit, secret, RedirectResponse(visit.url("/"), HTTPStatus.SEE_OTHER))
 
     async def sign_out(self, visit: Visit) -> Response:
-        """End the session: here, and wherever its cookie was copied to."""
+        """End the session of this browser."""
         gate = self._gate()
         secret = gate.session_of(visit.request)
         if secret is not None:

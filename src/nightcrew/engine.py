@@ -98,6 +98,8 @@ class Swept(Struct, frozen=True):
     """Grants of dead workers, now granted to the sweeper, who decides and finishes them."""
     staged: int = 0
     pruned: int = 0
+    under_way: bool = False
+    """The round through history goes on with the next sweep."""
     blobs: tuple[str, ...] = ()
     """Blobs that no job needs any more."""
 

@@ -185,7 +185,8 @@ async def keep_up(engine: Engine, blobs: BlobStore, worker: str, boot: str) -> N
                 sweep_at = clock()  # and again at once, should it fail
                 swept = await sweep_once(engine, blobs, worker, dead)
                 # There may be more of the lost, and a claim of the dead that is only now being stored.
-                sweep_at += 0.0 if dead or swept.lost or swept.pruned else watch.patience
+                more = dead or swept.lost or swept.pruned or swept.under_way
+                sweep_at += 0.0 if more else watch.patience
             if clock() >= collect_at:
                 collect_at = clock() + COLLECT_EVERY
                 await collect_orphans(engine, blobs)

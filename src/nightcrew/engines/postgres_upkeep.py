@@ -98,7 +98,9 @@ class Upkeep:
             for row in (await self._link.ask(_SWEPT, number) if taken else ())
         ]
         pruned, blobs = await self._prune(now, moment)
-        return Swept(lost=lost, staged=staged, pruned=pruned, blobs=tuple(blobs))
+        return Swept(
+            lost=lost, staged=staged, pruned=pruned, under_way=self._hand is not None, blobs=tuple(blobs)
+        )
 
     async def _prune(self, now: float, moment: float | None) -> tuple[int, list[str]]:
         """Go round the history like the hand of a clock, a few rows a sweep, one process's own.

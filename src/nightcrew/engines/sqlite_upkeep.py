@@ -100,6 +100,11 @@ class PruneHand:
         self._pruned = False
         self._resting_until = 0.0
 
+    @property
+    def under_way(self) -> bool:
+        """Whether it is on a lap."""
+        return self._at > 0
+
     def prune(self, db: Db, now: float) -> tuple[int, tuple[str, ...]]:
         """Delete a few jobs whose time is up; return how many, and the blobs nobody needs any more."""
         if 0 < self._resting_until - now <= _LAPS_APART:  # more: the clock was set back
@@ -155,7 +160,7 @@ def sweep(
     _mark_dead(db, n, dead, steady, boot)
     lost = _rescue(db, n, now)
     pruned, blobs = hand.prune(db, now)
-    return Swept(lost=lost, staged=staged, pruned=pruned, blobs=blobs)
+    return Swept(lost=lost, staged=staged, pruned=pruned, under_way=hand.under_way, blobs=blobs)
 
 
 def _mark_dead(db: Db, sweeper: int, dead: Sequence[str], steady: float, boot: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -176,7 +177,9 @@ class Gate:
         body = None
         if route.body is not None:
             body = await read_json(request, route.body, self._rules.limits, optional=route.optional_body)
-        return await route.handler(Visit(request, route, who, params, query, body))
+        secret = self._secret(request)
+        recheck = None if secret is None else partial(self._tokens.who, secret)
+        return await route.handler(Visit(request, route, who, params, query, body, recheck))
 
     def _at(self, request: Request, is_path: bool) -> list[Route]:
         return list(self._table.find(_own_path(request))[0].values()) if is_path else []
@@ -214,10 +217,12 @@ class Gate:
                 HTTPStatus.FORBIDDEN, "This request was made by another site, so it was not carried out."
             )
 
-    async def _who(self, request: Request, route: Route | None) -> Who:
+    def _secret(self, request: Request) -> str | None:
         secret = bearer(request)
-        if secret is None:
-            secret = request.cookies.get(self.cookie(request))
+        return self.session_of(request) if secret is None else secret
+
+    async def _who(self, request: Request, route: Route | None) -> Who:
+        secret = self._secret(request)
         if secret is None or (route is not None and route.probe):
             return NOBODY
         who = await self._tokens.who(secret)

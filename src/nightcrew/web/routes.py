@@ -126,6 +126,15 @@ class Visit:
     """An instance of the route's `query`."""
     body: Any = None
     """An instance of the route's `body`."""
+    recheck: Callable[[], Awaitable[Who | None]] | None = None
+    """Looks again who asks, for an answer that goes on for long."""
+
+    async def is_still_known(self) -> bool:
+        """Whether who asks may still what they might when they came."""
+        if self.recheck is None:
+            return True
+        who = await self.recheck()
+        return who is not None and who.scopes == self.who.scopes
 
     def may(self, scope: Scope) -> bool:
         """Whether who asks has a scope."""

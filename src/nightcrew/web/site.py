@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,6 +16,8 @@ from nightcrew.app import Nightcrew
 from nightcrew.web.addresses import Hosts, Proxy
 from nightcrew.web.api import Api
 from nightcrew.web.desk import Desk
+from nightcrew.web.events import Events
+from nightcrew.web.following import Following
 from nightcrew.web.gate import Gate, Rules
 from nightcrew.web.health import Health
 from nightcrew.web.problems import Refused, problem_response
@@ -20,6 +25,9 @@ from nightcrew.web.reading import Limits
 from nightcrew.web.routes import Route, Table
 from nightcrew.web.scopes import Scope as Right
 from nightcrew.web.signing_in import PATH, Door
+from nightcrew.worker import Worker
+
+log = logging.getLogger("nightcrew.web")
 
 
 class Site:
@@ -27,8 +35,18 @@ class Site:
 
     def __init__(self, desk: Desk, rules: Rules, routes: Sequence[Route]) -> None:
         self.desk = desk
+        self.following = Following(desk)
         door = Door(desk, lambda: self._gate)
-        self.table = Table([*Health(desk).routes(), *door.routes(), *Api(desk).routes(), *routes])
+        events = Events(desk, self.following, rules.limits)
+        self.table = Table(
+            [
+                *Health(desk).routes(),
+                *door.routes(),
+                *Api(desk).routes(),
+                *events.routes(),
+                *routes,
+            ]
+        )
         self._gate = Gate(self.table, desk.tokens, rules, self._refusal)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,22 +60,45 @@ class Site:
         """Make the path of a link that begins one session, once, within the hour."""
         return f"{PATH}?link={await self.desk.tokens.new_link(name, scopes)}"
 
+    @asynccontextmanager
+    async def running(self, worker: Worker | None = None) -> AsyncIterator[None]:
+        """Keep the app open, and run a worker if one is given: for the lifespan of the app that has the site mounted.
+
+        At the end streams are told to end, the worker lets its jobs end, and the app is closed.
+        """
+        async with self.desk.app:
+            working = None if worker is None else asyncio.create_task(worker.run())
+            if working is not None:
+                working.add_done_callback(_tell_how_it_ended)
+            self.following.begin()
+            try:
+                yield
+            finally:
+                self.stop()
+                if worker is not None and working is not None:
+                    worker.stop()
+                    await working
+
+    def stop(self) -> None:
+        """Have every stream end soon, as whoever serves them would wait for them; their clients come again."""
+        self.following.stop()
+
     async def _live(self, receive: Receive, send: Send) -> None:
-        """Open the app while a server runs the site by itself."""
-        opened = False
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                opened = await self.desk.app.aopen()
+        """Do as `running` while a server runs the site by itself."""
+        async with AsyncExitStack() as stack:
+            while (await receive())["type"] == "lifespan.startup":
+                await stack.enter_async_context(self.running())
                 await send({"type": "lifespan.startup.complete"})
-            else:
-                if opened:
-                    await self.desk.app.aclose()
-                await send({"type": "lifespan.shutdown.complete"})
-                return
+        await send({"type": "lifespan.shutdown.complete"})
 
     def _refusal(self, request: Request, route: Route | None, refused: Refused) -> Response:  # noqa: ARG002
         return problem_response(refused)
+
+
+def _tell_how_it_ended(working: asyncio.Task[None]) -> None:
+    # Awaited only at the end: until then, nobody would know.
+    if not working.cancelled() and (error := working.exception()) is not None:
+        log.error("the worker beside the site has ended", exc_info=error)
 
 
 def make_site(

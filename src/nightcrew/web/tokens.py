@@ -203,10 +203,10 @@ class Tokens:
         until, who = self._found.get(key, (0.0, NOBODY))
         if self._clock() < until:
             return who
-        if not who.is_known:
-            self._guess()
         looking = self._looking.get(key)
         if looking is None:
+            if not who.is_known:
+                self._guess()
             # A thousand streams of one token ask once.
             looking = asyncio.create_task(self._look_up(key, secret[:3]))
             self._looking[key] = looking

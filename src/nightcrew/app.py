@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
@@ -12,16 +13,21 @@ from contextlib import (
     contextmanager,
 )
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Self, TypeVar
+
+import msgspec
 
 from nightcrew.blob import BlobStore
 from nightcrew.client import AppClient, check_id
 from nightcrew.connect import DEFAULT_URL, full_url
 from nightcrew.context import Context
+from nightcrew.documents import MAX_REASON, Pause, Wanted, Wish
 from nightcrew.engine import Changed, Engine, Filter, Stats, Verb, WorkerInfo
 from nightcrew.errors import ConfigurationError
 from nightcrew.files import Files
 from nightcrew.job import JobRecord, JobState, NewJob
+from nightcrew.options import Duration, check_name, seconds
 from nightcrew.registry import Tasks
 from nightcrew.task import Call, Job
 from nightcrew.transaction import astore_in, shared, store_in
@@ -225,6 +231,54 @@ class Nightcrew(Tasks):
         """As `retry`, awaited."""
         return await self._app.hop(self._app.change, _ids(job_ids), Verb.RETRY)
 
+    # queues and workers
+
+    def pause(
+        self,
+        queue: str,
+        *,
+        reason: str | None = None,
+        until: Duration | datetime | None = None,
+        by: str | None = None,
+    ) -> None:
+        """Have no worker take further jobs of a queue, from about a second on; what runs goes on.
+
+        until: when it ends by itself: an aware `datetime`, or so long from now; None is never. by: who says so.
+        Pausing a paused queue replaces what was said before.
+        """
+        self._app.call("pause", self._app.pause, *_paused(queue, reason, until, by))
+
+    async def apause(
+        self,
+        queue: str,
+        *,
+        reason: str | None = None,
+        until: Duration | datetime | None = None,
+        by: str | None = None,
+    ) -> None:
+        """As `pause`, awaited."""
+        await self._app.hop(self._app.pause, *_paused(queue, reason, until, by))
+
+    def resume(self, queue: str) -> bool:
+        """Let workers take jobs of a queue again; False if it was not paused."""
+        return self._app.call("resume", self._app.pause, check_name(queue, "a queue name"), None)
+
+    async def aresume(self, queue: str) -> bool:
+        """As `resume`, awaited."""
+        return await self._app.hop(self._app.pause, check_name(queue, "a queue name"), None)
+
+    def tell_worker(self, worker_id: str, wish: Wish | str | None, *, by: str | None = None) -> bool:
+        """Ask a worker for something, of which it hears within about a second; False where none of this id lives.
+
+        wish: "quiet" claims no more and lets what runs end, the process stays; "stop" ends it in good order, and
+        nobody takes its place; None takes a "quiet" back. by: who says so.
+        """
+        return self._app.call("tell_worker", self._app.tell, worker_id, _wanted(wish, by))
+
+    async def atell_worker(self, worker_id: str, wish: Wish | str | None, *, by: str | None = None) -> bool:
+        """As `tell_worker`, awaited."""
+        return await self._app.hop(self._app.tell, worker_id, _wanted(wish, by))
+
     def stats(self) -> Stats:
         """What waits and runs now."""
         return self._app.call("stats", self._app.stats)
@@ -290,3 +344,40 @@ def _limit(limit: int) -> int:
 
 def _ids(job_ids: Sequence[str]) -> list[str]:
     return [check_id(job_id) for job_id in job_ids]
+
+
+def _paused(
+    queue: str, reason: str | None, until: Duration | datetime | None, by: str | None
+) -> tuple[str, bytes]:
+    """What is stored of a paused queue."""
+    check_name(queue, "a queue name")
+    for what, text in (("reason", reason), ("by", by)):
+        if text is not None and (not isinstance(text, str) or len(text) > MAX_REASON):
+            raise ConfigurationError(
+                f"expected `{what}` as a text of at most {MAX_REASON} characters, got {text!r}"
+            )
+    now = time.time()
+    end = None
+    if isinstance(until, datetime):
+        if until.utcoffset() is None:
+            raise ConfigurationError(
+                f"expected `until` as an aware datetime or so long from now, got {until!r}, which names no "
+                "time zone; say `datetime.now(UTC)`, or `.astimezone()` for this machine's"
+            )
+        end = until.timestamp()
+    elif until is not None:
+        end = now + seconds(until, "`until`")
+    if end is not None and end <= now:
+        raise ConfigurationError(
+            f"expected `until` in the future, got {until!r}; `resume` ends a pause at once"
+        )
+    return queue, msgspec.json.encode(Pause(True, now, by, reason, end))
+
+
+def _wanted(wish: Wish | str | None, by: str | None) -> bytes | None:
+    """What is stored of a worker of which something is wanted."""
+    if wish is None:
+        return None
+    if wish not in tuple(Wish):
+        raise ConfigurationError(f"expected `wish` as one of {', '.join(Wish)} or None, got {wish!r}")
+    return msgspec.json.encode(Wanted(Wish(wish), time.time(), by))

@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 import msgspec
 
 from nightcrew.connect import connect, connect_blobs
+from nightcrew.documents import Kind
 from nightcrew.engine import (
     Changed,
     Engine,
@@ -278,6 +279,22 @@ class AppClient:
         """One page of a search."""
         page = await (await self.ready()).search(where, limit, after)
         return page.jobs, page.next
+
+    async def pause(self, queue: str, value: bytes | None) -> bool:
+        """Store what is said of a queue, or forget it; whether something was said of it before."""
+        engine = await self.ready()
+        [there] = await engine.load(Kind.QUEUE, (queue,))
+        if value is not None or there is not None:
+            await engine.save(Kind.QUEUE, queue, value)
+        return there is not None
+
+    async def tell(self, worker: str, value: bytes | None) -> bool:
+        """Store what is wanted of a worker, or forget it; False where none of this id lives."""
+        engine = await self.ready()
+        if not any(info.alive and info.status.id == worker for info in await engine.workers()):
+            return False
+        await engine.save(Kind.WORKER, worker, value)
+        return True
 
     async def stats(self) -> Stats:
         """What waits and runs now."""

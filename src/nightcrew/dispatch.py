@@ -12,22 +12,21 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context as Variables
-from functools import partial
 
 from nightcrew.app import Nightcrew
 from nightcrew.context import Context
 from nightcrew.deadlines import GRACE, Deadlines, settle_overdue
 from nightcrew.engine import Claimed, ClaimRequest, Engine, Finished, Topic, Wakeups
 from nightcrew.errors import EngineClosed, EngineError, LeaseLost
-from nightcrew.execute import Plan, Run, begin_on_loop, spilled
-from nightcrew.finishing import Finishing, unless_committed
+from nightcrew.execute import Plan, Run, begin_on_loop
+from nightcrew.finishing import Finishing
 from nightcrew.job import NO_EXTRAS, Ended, Grant, Outcome, Transition
 from nightcrew.journal import Journal
 from nightcrew.notes import Notes
 from nightcrew.policy import decide
 from nightcrew.runners.elsewhere import TORN_DOWN, Elsewhere
 from nightcrew.settling import insist, tell_lost
-from nightcrew.slots import BATCH, MAX_SPILLING, MAX_UNSETTLED, POLL, POLL_IDLE, PREFETCH_TTL, Slots
+from nightcrew.slots import BATCH, MAX_UNSETTLED, POLL, POLL_IDLE, PREFETCH_TTL, Slots
 
 logger = logging.getLogger("nightcrew.worker")
 
@@ -70,13 +69,14 @@ class Dispatcher:
         self._elsewhere = Elsewhere(app, sizes, variables, self._delivered)
         self._runs: dict[int, Run] = {}
         """By their places in the journal: one job may run here twice, if its first run does not end."""
-        self._finishing = Finishing(self._engine, self._store, self.notes, self._runs)
+        self._finishing = Finishing(
+            app, self.notes, self._runs, journal, self._settle, self._store_batch, self._go_on
+        )
         self._deadlines = Deadlines(self._loop, self._interrupt)
         self._results: list[tuple[Transition, int]] = []
         self._flusher: asyncio.Task[None] | None = None
         self._flush_timer: asyncio.TimerHandle | None = None
         self._working: set[asyncio.Task[None]] = set()
-        self._spilling: set[asyncio.Task[None]] = set()
         self._nudge = asyncio.Event()
         self._pause = POLL  # until the next look: longer and longer while nothing happens
         self._claimed = asyncio.Event()
@@ -87,6 +87,8 @@ class Dispatcher:
         self._wall_offset = time.time() - _monotonic()
         self.quiet = False
         """Claim no more."""
+        self.paused: tuple[str, ...] = ()
+        """Queues not to be claimed."""
         self.holding = False
         """Start no more either."""
         self.lost = False
@@ -166,7 +168,7 @@ class Dispatcher:
         if self.quiet:  # meanwhile
             return None
         claims = [
-            self._engine.claim(ClaimRequest(self._worker, self._queues, slots.tasks, count))
+            self._engine.claim(ClaimRequest(self._worker, self._queues, slots.tasks, count, self.paused))
             for slots, count in asked
         ]
         answers: list[Claimed | BaseException]
@@ -196,7 +198,7 @@ class Dispatcher:
 
     def _take(self, slots: Slots, grants: list[Grant]) -> None:
         for grant in grants:
-            if self.quiet:  # claimed while it was told to stop
+            if self.quiet or grant.queue in self.paused:  # claimed while that was said
                 self._give_back(grant)
                 continue
             place = slots
@@ -316,15 +318,13 @@ class Dispatcher:
 
     def cancel(self, jobs: Sequence[tuple[str, int]]) -> None:
         """Cancel jobs (id, fence) that somebody asked to cancel."""
-        for job_id, fence in jobs:
-            key = (job_id, fence)
-            for run in list(self._runs.values()):
-                if (run.grant.id, run.grant.fence) == key and run.stop is None:
-                    self._interrupt(run, Outcome.CANCELLED, "somebody asked to cancel it")
-            for slots in self._slots.values():
-                for grant in [g for g in slots.queue if (g.id, g.fence) == key]:
-                    slots.queue.remove(grant)
-                    self._settled(decide(grant, Outcome.CANCELLED, reason="cancelled before it ran"), -1)
+        asked = set(jobs)
+        for run in list(self._runs.values()):
+            if (run.grant.id, run.grant.fence) in asked and run.stop is None:
+                self._interrupt(run, Outcome.CANCELLED, "somebody asked to cancel it")
+        for slots in self._slots.values():
+            for grant in slots.take_out(lambda grant: (grant.id, grant.fence) in asked):
+                self._settled(decide(grant, Outcome.CANCELLED, reason="cancelled before it ran"), -1)
 
     # settling
 
@@ -342,36 +342,22 @@ class Dispatcher:
         self._journal.end(run.place, now)
         result = ended.result
         if run.in_transaction or (result is not None and len(result) > self._engine.limits.inline_bytes):
-            settle = self._settle_apart if run.in_transaction else self._spill
-            spilling = self._loop.create_task(settle(run, ended, now))
-            self._spilling.add(spilling)
-            spilling.add_done_callback(self._spilled)
-            self._full = self._full or len(self._spilling) > MAX_SPILLING
+            self._finishing.begin(run, ended, now, run.started + self._wall_offset)
+            self._full = self._full or self._finishing.is_full
             return now
         del self._runs[run.place]
         self._settled(run.settlement(ended, now, run.started + self._wall_offset), run.place)
         return now
 
-    async def _spill(self, run: Run, ended: Ended, now: float) -> None:
-        ended = await spilled(self._store, ended, self._engine.limits.inline_bytes)
+    def _settle(self, run: Run, ended: Ended, now: float) -> None:
         del self._runs[run.place]
         self._settled(run.settlement(ended, now, run.started + self._wall_offset), run.place)
 
-    async def _settle_apart(self, run: Run, ended: Ended, now: float) -> None:
-        """Of one that was finished in a transaction: as `Finishing` says."""
-        settlement = partial(run.settlement, unless_committed(ended), now, run.started + self._wall_offset)
-        if await self._finishing.settle(run.grant, settlement, self._store_batch):
-            del self._runs[run.place]
-            self._journal.forget([run.place])
-
-    def _spilled(self, spilling: asyncio.Task[None]) -> None:
-        self._spilling.discard(spilling)
-        if self._full:
-            self._go_on()
-
     def _go_on(self) -> None:
-        """Start and claim jobs again if there is room for their results."""
-        self._full = len(self._results) > MAX_UNSETTLED or len(self._spilling) > MAX_SPILLING
+        """Start and claim jobs again if there was no room for their results, and now is."""
+        if not self._full:
+            return
+        self._full = len(self._results) > MAX_UNSETTLED or self._finishing.is_full
         if not self._full:
             for slots in self._slots.values():
                 self._freed(slots)
@@ -405,8 +391,7 @@ class Dispatcher:
         try:
             while self._results and not self.lost:
                 batch, self._results = self._results, []
-                if self._full:
-                    self._go_on()
+                self._go_on()
                 if self.notes.waiting:
                     await self.notes.flush()  # before the fence closes behind these jobs
                 await self._store_batch([transition for transition, _ in batch])
@@ -445,18 +430,31 @@ class Dispatcher:
             if self.notes.waiting:
                 await self.notes.flush()
 
-    def _return_queue(self, slots: Slots) -> None:
-        while slots.queue:
-            self._give_back(slots.queue.popleft())
+    def _return_queue(self, slots: Slots, which: Callable[[Grant], bool] = lambda _: True) -> None:
+        for grant in slots.take_out(which):
+            self._give_back(grant)
 
     def _give_back(self, grant: Grant) -> None:
         self._settled(decide(grant, Outcome.RETURNED, reason="never started here"), -1)
 
+    def pause(self, queues: tuple[str, ...]) -> None:
+        """Take no more jobs of these queues, but of all others: what has not started goes back."""
+        if queues != self.paused:
+            self.paused = queues
+            for slots in self._slots.values():
+                self._return_queue(slots, lambda grant: grant.queue in queues)
+            self._wake_all()  # what was paused until now waits for us
+
+    def be_quiet(self, quiet: bool) -> None:
+        """Claim no more, and give back what has not started; or claim again."""
+        self.quiet = quiet
+        for slots in self._slots.values() if quiet else ():
+            self._return_queue(slots)
+        self._wake_all()
+
     def wind_down(self) -> None:
         """Claim no more, give back what has not started, and tell the rest to come to an end."""
-        self.quiet = True
-        for slots in self._slots.values():
-            self._return_queue(slots)
+        self.be_quiet(True)
         for run in self._runs.values():
             run.ask("its worker is shutting down")
 
@@ -477,9 +475,9 @@ class Dispatcher:
     async def flush(self) -> None:
         """Store all that has ended, and give back what a claim on its way still brings."""
         await self._claimed.wait()
-        while self._results or self._flusher or self._spilling:
+        while self._results or self._flusher or self._finishing.tasks:
             self._flush_now()
-            await asyncio.wait([task for task in (self._flusher, *self._spilling) if task])
+            await asyncio.wait([task for task in (self._flusher, *self._finishing.tasks) if task])
 
     async def close(self) -> None:
         """Let threads and children go, and what could not be stored."""
@@ -488,8 +486,7 @@ class Dispatcher:
         if (flusher := self._flusher) is not None:
             await asyncio.wait([flusher], timeout=1.0)  # most likely it is on its way to the disk
             flusher.cancel()
-        for spilling in self._spilling:
-            spilling.cancel()
+        self._finishing.cancel()
         await self._elsewhere.close()
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 import msgspec
+from msgspec import Struct
 
 from nightcrew.errors import ConfigurationError, LimitExceeded
 from nightcrew.options import MAX_NAME, check_name
@@ -36,6 +37,72 @@ class Kind(StrEnum):
 
 DIRECTING = (Kind.QUEUE, Kind.WORKER)
 """Those that workers must hear of at once."""
+
+
+# --- what directs workers ---------------------------------------------------------------------------
+
+MAX_REASON = 1_000
+"""Characters that a person may give as a reason."""
+
+
+class Pause(Struct, frozen=True):
+    """What the document of a queue says: while it is paused, no worker takes further jobs of it."""
+
+    paused: bool = False
+    at: float = 0.0
+    """Since when; Unix seconds."""
+    by: str | None = None
+    reason: str | None = None
+    until: float | None = None
+    """When it ends by itself; Unix seconds."""
+
+
+class Wish(StrEnum):
+    """What a person may ask of a worker."""
+
+    QUIET = "quiet"
+    """Claim no more, and let what runs end; the process stays."""
+    STOP = "stop"
+    """End in good order, and nobody follows."""
+
+
+class Wanted(Struct, frozen=True):
+    """What the document of a worker says."""
+
+    wanted: Wish | None = None
+    at: float = 0.0
+    by: str | None = None
+
+
+_pause = msgspec.json.Decoder(Pause)
+_wanted = msgspec.json.Decoder(Wanted)
+
+
+def pauses(found: Iterable[tuple[str, str]], now: float) -> dict[str, Pause]:
+    """The queues that are paused at this moment, of the documents (key, value) of queues.
+
+    One that cannot be read pauses nothing: it must not harm the heartbeat of every worker.
+    """
+    paused = {}
+    for queue, value in found:
+        try:
+            pause = _pause.decode(value)
+        except msgspec.MsgspecError:
+            continue
+        if pause.paused and (pause.until is None or pause.until > now):
+            paused[queue] = pause
+    return paused
+
+
+def wish(value: str | None) -> Wish | None:
+    """What is wanted of a worker, of the value of its document."""
+    try:
+        return None if value is None else _wanted.decode(value).wanted
+    except msgspec.MsgspecError:
+        return None
+
+
+# --- what may be one ----------------------------------------------------------------------------------
 
 
 def check_document(kind: str, key: str, value: bytes | None, most: int) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from msgspec import Struct
 
+from nightcrew.documents import Pause, Wish
 from nightcrew.job import Grant, JobDetail, JobRecord, JobState, Lost, NewJob, Report, Transition
 
 
@@ -43,6 +44,8 @@ class ClaimRequest(Struct, frozen=True):
     queues: tuple[str, ...]
     tasks: tuple[str, ...]
     limit: int
+    paused: tuple[str, ...] = ()
+    """Queues not to be taken of, though the patterns name them."""
 
 
 class Claimed(Struct, frozen=True):
@@ -89,6 +92,10 @@ class Directives(Struct, frozen=True):
     """It was taken for dead: its jobs are no longer its own, and it must start anew."""
     cancel: tuple[tuple[str, int], ...] = ()
     """Running jobs (id, fence) that somebody asked to cancel."""
+    paused: tuple[str, ...] = ()
+    """Queues that must not be claimed now, by name."""
+    wanted: Wish | None = None
+    """What somebody asked of this worker."""
 
 
 class Swept(Struct, frozen=True):
@@ -167,6 +174,8 @@ class Stats(Struct, frozen=True):
     queues: list[QueueStats]
     running: int
     counted_to: int
+    paused: dict[str, Pause] = {}
+    """The queues that are not claimed now, by name."""
 
 
 class Document(Struct, frozen=True):

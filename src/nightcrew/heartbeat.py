@@ -42,6 +42,7 @@ class Heartbeat:
         self._directives = directives
         self._settle_overdue = settle_overdue
         self._renew_at = time.monotonic() + every
+        self._wishes: tuple[tuple[str, ...], str | None] = ((), None)
         self._lock = threading.Lock()
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -104,6 +105,10 @@ class Heartbeat:
                 if asked or time.monotonic() >= self._renew_at:
                     # Moved only once it has been done: a beat that failed is made up for at once.
                     next_at = time.monotonic() + self._every
-                    self._directives(await engine.renew(self._status()))
-                    self._renew_at = next_at
+                    directives = await engine.renew(self._status())
+                    self._directives(directives)
+                    wishes = (directives.paused, directives.wanted)
+                    # What becomes of us by what was asked is told soon, and not with the next beat.
+                    self._renew_at = next_at if wishes == self._wishes else min(next_at, now + TICK)
+                    self._wishes = wishes
                 await self._settle_overdue(engine)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -42,6 +42,15 @@ class Slots:
     dry: bool = False
     """The last claim got less than it asked for: ask again at a hint, or at the next poll."""
     measured_at: float = field(default_factory=monotonic)
+
+    def take_out(self, which: Callable[[Grant], bool]) -> list[Grant]:
+        """Take those out of the queue that `which` says."""
+        fetched = list(self.queue)
+        self.queue.clear()
+        taken: list[Grant] = []
+        for grant in fetched:
+            (taken if which(grant) else self.queue).append(grant)
+        return taken
 
     def measure(self, now: float) -> None:
         """Fit how far to fetch ahead to how fast jobs have ended since the last time."""

@@ -41,6 +41,8 @@ EXIT_KILLED = 1
 EXIT_RESTART = 75
 """Of a worker: it has stopped orderly and asks to be started anew."""
 EXIT_CONFIGURATION = 78
+EXIT_DISMISSED = 79
+"""Of a worker: somebody asked this one to stop, and its place is to stay empty."""
 
 LOOK_EVERY = 2.0
 """Seconds between looks at the journals."""
@@ -115,6 +117,8 @@ class Supervisor:
     app: ``module:name``; only the workers import it.
     worker: settings of each worker, as `Worker` takes them.
     grace: seconds that running jobs get to end at shutdown.
+
+    A worker that somebody asked to stop (`nightcrew workers stop`) is not replaced; with the last one it ends.
 
     SIGTERM and SIGINT stop it in stages, a repeated one skipping a stage; SIGUSR1 lets running jobs end
     and claims no more.
@@ -295,7 +299,7 @@ class Supervisor:
         if crew.line is not None:
             self._listen_once_more(crew)
         lived = time.monotonic() - crew.started_at
-        orderly = code in (EXIT_CLEAN, EXIT_RESTART)
+        orderly = code in (EXIT_CLEAN, EXIT_RESTART, EXIT_DISMISSED)
         # Told to stop before it could listen: it had not begun, so that is as good.
         orderly |= code == -signal.SIGTERM and crew.hello is None
         if not orderly:
@@ -304,6 +308,10 @@ class Supervisor:
                 self._rescue(crew)
         else:
             logger.info("worker %d (process %d) stopped", crew.number, pid)
+        if code == EXIT_DISMISSED and not crew.leaving:
+            logger.info("worker %d was asked to stop: nobody takes its place", crew.number)
+            crew.leaving = True
+            self._count -= 1
         if code == EXIT_CONFIGURATION and not self._ever_ready:
             self._code = EXIT_CONFIGURATION
             crew.leaving = True

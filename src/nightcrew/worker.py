@@ -20,10 +20,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from nightcrew.app import Nightcrew
 from nightcrew.client import new_id
 from nightcrew.deadlines import GRACE
 from nightcrew.dispatch import Dispatcher
+from nightcrew.documents import Wish
 from nightcrew.engine import Directives, WorkerStatus
 from nightcrew.errors import ConfigurationError, EngineError, LeaseLost
 from nightcrew.heartbeat import Heartbeat
@@ -91,10 +94,13 @@ class Worker:
         self._staged = asyncio.Event()
         self._lost_threads = 0
         self._quiet = False
+        self._obeyed = Directives()
         self.id = ""
         """New with every start; empty before the first."""
         self.wants_restart = False
         """It has stopped because its process should be replaced by a fresh one."""
+        self.dismissed = False
+        """It has stopped because somebody asked it to: nobody should follow it."""
 
     # life
 
@@ -129,6 +135,9 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self.id = new_id()
         self._lost = self._retired = False
+        # What was asked of who we were before holds; that document is gone with its worker.
+        self._quiet = self._quiet or self._obeyed.wanted is Wish.QUIET
+        self._obeyed = Directives()
         if not self._stage:
             self._staged.clear()  # set by the end of a former life, perhaps
         path = self._journal_path or journal_folder() / f"{self.id}.journal"
@@ -158,7 +167,7 @@ class Worker:
         heart = self._begin()
         tasks: list[asyncio.Task[Any]] = []
         try:
-            await engine.renew(self._status())
+            self._obey(self.id, await engine.renew(self._status()))
             heart.start()
             duties = (
                 self._jobs.run(),
@@ -215,7 +224,7 @@ class Worker:
 
     def _on_directives(self, life: str, directives: Directives) -> None:
         """From the heartbeat thread."""
-        if directives.lost or directives.cancel:
+        if directives != self._obeyed:
             with contextlib.suppress(RuntimeError):  # the loop has just been closed
                 self._loop.call_soon_threadsafe(self._obey, life, directives)
 
@@ -237,8 +246,19 @@ class Worker:
         if directives.lost:
             self._lost = True
             self._staged.set()
-        else:
+            return
+        if directives.cancel:
             self._jobs.cancel(directives.cancel)
+        before, self._obeyed = self._obeyed, replace(directives, cancel=())
+        self._jobs.pause(directives.paused)
+        if directives.wanted == before.wanted or self._stage:
+            return
+        logger.info("worker %s was asked to %s", self.id, directives.wanted or "go on")
+        if directives.wanted is Wish.STOP:
+            self.dismissed = True
+            self.stop()
+        else:
+            self._jobs.be_quiet(self._quiet or directives.wanted is Wish.QUIET)
 
     async def _shut_down(self) -> None:
         """Quiet, drain, interrupt, and leave: whatever is not finished goes back, uncharged."""

@@ -24,7 +24,14 @@ from nightcrew.app import Nightcrew
 from nightcrew.errors import ConfigurationError
 from nightcrew.loading import load_app
 from nightcrew.logs import LOG_FORMAT, log_to_stderr
-from nightcrew.supervisor import EXIT_CONFIGURATION, EXIT_RESTART, Hello, WorkerSettings, stack_file
+from nightcrew.supervisor import (
+    EXIT_CONFIGURATION,
+    EXIT_DISMISSED,
+    EXIT_RESTART,
+    Hello,
+    WorkerSettings,
+    stack_file,
+)
 from nightcrew.worker import Worker
 
 logger = logging.getLogger("nightcrew.worker")
@@ -56,6 +63,8 @@ def main() -> int:
         finally:
             faulthandler.unregister(signal.SIGUSR2)
             stack_file(Path(journal)).unlink(missing_ok=True)
+    if worker.dismissed:
+        return EXIT_DISMISSED
     return EXIT_RESTART if worker.wants_restart else 0
 
 

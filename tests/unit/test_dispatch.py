@@ -45,6 +45,14 @@ def test_nothing_is_asked_for_without_tasks() -> None:
     assert wanted(Slots("thread", 10, ())) == 0
 
 
+def test_what_is_taken_out_of_the_queue_leaves_the_order_of_the_others() -> None:
+    place = slots(queued=6)
+    assert [grant.seq for grant in place.take_out(lambda grant: grant.seq in (1, 4))] == [1, 4]
+    assert [grant.seq for grant in place.queue] == [0, 2, 3, 5]
+    assert len(place.take_out(lambda _: True)) == 4
+    assert not place.queue
+
+
 def test_ahead_by_what_lately_ended_in_a_moment() -> None:
     place = slots()
     place.measured_at = 100.0

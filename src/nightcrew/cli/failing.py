@@ -37,7 +37,7 @@ MEANINGS = {
     Code.JOB_FAILED: "the job that was waited for failed or was cancelled, or the doctor found something wrong",
     Code.USAGE: "wrong usage, bad input, or a part that is not installed",
     Code.STORE: "the store cannot be reached or used",
-    Code.NOT_FOUND: "there is no such job",
+    Code.NOT_FOUND: "there is no such job or worker",
     Code.TIMED_OUT: "not finished within the timeout",
     Code.REFUSED: "a job is in a state in which this cannot be done to it",
     Code.KILLED: "a worker crashed or had to be killed while it stopped",

@@ -8,9 +8,10 @@ from nightcrew.cli import shapes
 from nightcrew.cli.output import Cell, answer, note, table
 from nightcrew.cli.store import opened
 from nightcrew.connect import safe_url
+from nightcrew.documents import Pause
 from nightcrew.engine import WorkerInfo
 from nightcrew.reasons import Need, needs
-from nightcrew.words import several, span
+from nightcrew.words import moment, several, span
 
 
 def show_queues(url: str | None, app: str | None, *, as_json: bool) -> None:
@@ -18,12 +19,14 @@ def show_queues(url: str | None, app: str | None, *, as_json: bool) -> None:
     with opened(url, app) as store:
         stats, workers = store.stats(), store.workers()
         where = safe_url(store.url)
-    found = needs(stats, workers)
+    paused = {queue: pause.reason or "" for queue, pause in stats.paused.items()}
+    found = needs(stats, workers, paused)
     living = sum(info.alive for info in workers)
     if as_json:
         answer(
             {
                 "queues": [shapes.queue(need) for need in found],
+                "paused": [shapes.pause(queue, pause) for queue, pause in stats.paused.items()],
                 "running": stats.running,
                 "workers": living,
                 "counted_to": stats.counted_to,
@@ -40,8 +43,10 @@ def show_queues(url: str | None, app: str | None, *, as_json: bool) -> None:
         )
     else:
         note(f"Nothing waits in {where}.")
+    for queue, pause in stats.paused.items():
+        note(_pause(queue, pause))
     note(f"{several(stats.running, 'job')} running, {several(living, 'worker')} alive")
-    if any(need.problem for need in found):
+    if any(need.problem and need.stats.queue not in paused for need in found):
         note("What no worker takes stays until one does; start one with `nightcrew worker module:app`.")
 
 
@@ -57,6 +62,15 @@ def _need(need: Need, counted_to: int, now: float) -> list[Cell]:
         oldest,
         problem,
     ]
+
+
+def _pause(queue: str, pause: Pause) -> str:
+    """What is known of a pause, in a line."""
+    by = f" by {pause.by}" if pause.by else ""
+    until = f", until {moment(pause.until)}" if pause.until else ""
+    return (
+        f"{queue} is paused since {moment(pause.at)}{by}{until}{f': {pause.reason}' if pause.reason else ''}"
+    )
 
 
 def _count(count: int, counted_to: int) -> str:

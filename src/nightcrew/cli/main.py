@@ -13,6 +13,8 @@ import click
 from nightcrew.cli.failing import MEANINGS, told
 from nightcrew.cli.jobs import jobs
 from nightcrew.cli.options import Group, global_options, json_option, store_options, worker_url_option
+from nightcrew.cli.queues import queues
+from nightcrew.cli.workers import workers
 
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in MEANINGS.items())
 
@@ -201,47 +203,8 @@ def worker(app: str | None, url: str | None, **settings: Any) -> None:
 
 
 main.add_command(jobs)
-
-
-@main.command()
-@store_options
-@json_option
-def queues(url: str | None, app: str | None, as_json: bool) -> None:
-    """Show what waits, the longest waiting first.
-
-    One line per queue and task: how many jobs are ready, how many are due later, how long the oldest ready
-    one has waited, and what keeps them: that no worker runs, that none knows the task, or that none
-    takes the queue. Such jobs are not lost; they run as soon as a worker can.
-
-    \b
-    Examples:
-      nightcrew queues
-      nightcrew queues --json | jq '.queues[] | select(.problem)'
-    """
-    from nightcrew.cli.looking import show_queues
-
-    show_queues(url, app, as_json=as_json)
-
-
-@main.command()
-@click.option("--all", "everyone", is_flag=True, help="Show also workers that died lately.")
-@store_options
-@json_option
-def workers(everyone: bool, url: str | None, app: str | None, as_json: bool) -> None:
-    """Show the living workers.
-
-    One line per worker process: where it runs, which queues it takes, how many jobs it runs of
-    how many it could, and when it last gave a sign of life. One that gives none for its lease (15 seconds)
-    is taken for dead, and its jobs are given to others.
-
-    \b
-    Examples:
-      nightcrew workers
-      nightcrew workers --all --json
-    """
-    from nightcrew.cli.looking import show_workers
-
-    show_workers(url, app, everyone=everyone, as_json=as_json)
+main.add_command(queues)
+main.add_command(workers)
 
 
 @main.command()

@@ -21,11 +21,13 @@ def _debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 def _else_global(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
-    """What the command was given, else what stands before it: ``nightcrew --url … jobs list``."""
-    if value is not None or ctx.parent is None:
-        return value
-    found = ctx.find_root().params.get(option.name or "")
-    return found if isinstance(found, str) else None
+    """What the command was given, else what stands before it: ``nightcrew --url … queues --url … pause``."""
+    parent = ctx.parent
+    while value is None and parent is not None:
+        found = parent.params.get(option.name or "")
+        value = found if isinstance(found, str) else None
+        parent = parent.parent
+    return value
 
 
 class Command(click.Command):

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from nightcrew.codec import unescape_result
+from nightcrew.documents import Pause
 from nightcrew.engine import WorkerInfo
 from nightcrew.job import AttemptRecord, ErrorInfo, JobDetail, JobRecord
 from nightcrew.reasons import Need
@@ -107,6 +108,17 @@ def queue(need: Need) -> dict[str, Any]:
         "oldest_ready_at": iso(at),
         "oldest_ready_seconds": None if at is None else round(max(time.time() - at, 0.0), 3),
         "problem": need.problem,
+    }
+
+
+def pause(queue: str, found: Pause) -> dict[str, Any]:
+    """A paused queue."""
+    return {
+        "queue": queue,
+        "since": iso(found.at),
+        "by": found.by,
+        "reason": found.reason,
+        "until": iso(found.until),
     }
 
 

@@ -2,7 +2,7 @@
 
 Every method is one call of a function in the schema (`schema/postgres_functions.sql`), so one round trip and one
 transaction. Here is the way of a job, and from where a claim looks for one; `postgres_link` is the way to the server,
-`postgres_look` reads, `postgres_upkeep` cleans.
+`postgres_look` reads, `postgres_upkeep` does what is not done for every job.
 """
 
 from __future__ import annotations
@@ -55,13 +55,12 @@ from nightcrew.job import (
     Report,
     Transition,
 )
-from nightcrew.options import KEEP_RESULT
 
 _STATE_NUMBERS = {JobState.READY: 1, JobState.SUCCEEDED: 3, JobState.FAILED: 4, JobState.CANCELLED: 5}
 _FAIR_TURN = 8
 """One claim in so many takes the oldest jobs, whatever their priority: nothing starves."""
-_LOG_LINES = 10_000
-"""Most log lines kept for one job."""
+_MATCHES = 100
+"""Most answers of `_Streams.matching` that are kept."""
 
 _grants = msgspec.json.Decoder(list[Grant])
 _encode = msgspec.json.encode
@@ -181,11 +180,7 @@ _FINISH = (
     " %b::double precision[], %b::text[], %s::json, %s::double precision)"
 )
 _SETTLED = "SELECT {s}.settled(%s::uuid[], %s::integer[])"
-_REPORT = "SELECT {s}.report(%b::bigint[], %s::json, %s::integer)"
-_RENEW = "SELECT * FROM {s}.renew(%s, %s, %s, %s, %s::double precision, %s::json, %s::double precision)"
 _RETIRE = "SELECT {s}.retire(%s)"
-_CANCEL = "SELECT {s}.cancel_job(%s::uuid, %s::double precision, %s::double precision)"
-_RETRY = "SELECT {s}.retry_job(%s::uuid, %s::double precision)"
 _STREAMS = (
     "SELECT s.id, s.n, l.queue, l.task FROM {s}.stream s JOIN {s}.lane l ON l.id = s.id >> 8 ORDER BY s.id"
 )
@@ -204,7 +199,7 @@ class _Streams:
     def __init__(self) -> None:
         self.newest = 0
         self._all: list[tuple[int, str, str]] = []
-        self._matching: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[list[int], list[int]]] = {}
+        self._matching: dict[tuple[tuple[str, ...], ...], tuple[list[int], list[int]]] = {}
 
     def take(self, found: Sequence[tuple[Any, ...]]) -> None:
         """Remember what was read."""
@@ -212,15 +207,21 @@ class _Streams:
         self._all = [(stream, queue, task) for stream, _, queue, task in found]
         self._matching.clear()
 
-    def matching(self, queues: tuple[str, ...], tasks: tuple[str, ...]) -> tuple[list[int], list[int]]:
+    def matching(
+        self, queues: tuple[str, ...], tasks: tuple[str, ...], paused: tuple[str, ...]
+    ) -> tuple[list[int], list[int]]:
         """The streams of these tasks in queues of these patterns, and the rank of each: 0 is the highest priority."""
-        key = (queues, tasks)
+        key = (queues, tasks, paused)
         if key not in self._matching:
             wanted = set(tasks)
+            if len(self._matching) >= _MATCHES:
+                self._matching.clear()  # queues were paused again and again
             streams = [
                 stream
                 for stream, queue, task in self._all
-                if task in wanted and any(fnmatchcase(queue, pattern) for pattern in queues)
+                if task in wanted
+                and queue not in paused
+                and any(fnmatchcase(queue, pattern) for pattern in queues)
             ]
             self._matching[key] = (streams, [stream & 255 for stream in streams])
         return self._matching[key]
@@ -369,7 +370,8 @@ class PostgresEngine:
         link = Link(self._address)
         await link.open()
         self._pid = os.getpid()
-        self._bell, self._look, self._upkeep = Bell(link), Look(link), Upkeep(link)
+        self._bell, self._look = Bell(link), Look(link)
+        self._upkeep = Upkeep(link, self._bell)
         self._documents = Documents(link, self._bell)
         self._joining = Joining(link, self._bell, _ENQUEUE, _FINISH, enqueue_arguments, self._now)
         self._link = link
@@ -508,7 +510,7 @@ class PostgresEngine:
         return claimed or Claimed([])
 
     async def _claim(self, request: ClaimRequest) -> Claimed | None:
-        streams, ranks = self._streams.matching(request.queues, request.tasks)
+        streams, ranks = self._streams.matching(request.queues, request.tasks, request.paused)
         fair = self._turns % _FAIR_TURN == 0
         began_at = time.monotonic()
         bounds, agains, whole = self._bounds.ask(streams, began_at)
@@ -614,37 +616,13 @@ class PostgresEngine:
     async def report(self, reports: Sequence[Report]) -> list[bool]:
         """Store progress, checkpoints and log lines; False where the lease was lost."""
         check_batch(len(reports), self.limits.batch, "report")
-        if not reports:
-            return []
-        said = [
-            {
-                "n": n,
-                "claim": r.grant.claim,
-                "id": r.grant.id,
-                "fence": r.grant.fence,
-                "progress": r.progress,
-                "text": _text(r.text),
-                "checkpoint": _decoded(r.checkpoint),
-                "log": [(line.at, line.level, _text(line.text)) for line in r.log] or None,
-            }
-            for n, r in enumerate(reports)
-        ]
-        [(held,)] = await self._call(_REPORT, list({r.grant.claim for r in reports}), _text(said), _LOG_LINES)
-        return list(held)
+        self._open()
+        return await self._upkeep.report(reports) if reports else []
 
     async def renew(self, status: WorkerStatus) -> Directives:
         """The heartbeat of one worker process; the first one registers it."""
-        [(lost, ids, fences)] = await self._call(
-            _RENEW,
-            status.id,
-            status.host,
-            status.boot,
-            status.journal,
-            status.lease,
-            _text(status),
-            self._now(),
-        )
-        return Directives(lost=lost, cancel=tuple(zip(ids or (), fences or (), strict=True)))
+        self._open()
+        return await self._upkeep.renew(status, self._now())
 
     async def retire(self, worker: str) -> None:
         """Take a worker off the list, once its jobs are finished or given back."""
@@ -694,7 +672,7 @@ class PostgresEngine:
 
     async def stats(self) -> Stats:
         """What waits and runs now."""
-        return await self._open()[2].stats()
+        return await self._open()[2].stats(self._now())
 
     async def workers(self) -> list[WorkerInfo]:
         """The workers that have been seen lately."""
@@ -705,19 +683,8 @@ class PostgresEngine:
     async def change(self, ids: Sequence[str], verb: Verb) -> list[Changed]:
         """Cancel or retry jobs."""
         check_batch(len(ids), self.limits.batch, "change")
-        _, bell, _ = self._open()
-        answers = []
-        for job_id in ids:
-            if verb is Verb.CANCEL:
-                [(answer,)] = await self._call(_CANCEL, job_id, KEEP_RESULT, self._now())
-            else:
-                [(answer,)] = await self._call(_RETRY, job_id, self._now())
-            answers.append(Changed(answer))
-        if Changed.REQUESTED in answers:
-            bell.ring(Topic.CONTROL)
-        if Changed.DONE in answers:
-            bell.ring(Topic.DONE if verb is Verb.CANCEL else Topic.READY)
-        return answers
+        self._open()
+        return await self._upkeep.change(ids, verb, self._now())
 
     # documents
 

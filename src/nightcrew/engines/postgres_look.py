@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from nightcrew.documents import Kind, pauses
 from nightcrew.engine import Filter, Page, QueueStats, Stats, WorkerInfo, WorkerStatus
 from nightcrew.engines.postgres_link import Link
 from nightcrew.errors import ConfigurationError
@@ -203,9 +204,9 @@ class Look:
         more = len(candidates) == _SCANNED
         return Page(jobs=jobs, next=candidates[-1][0] if more else None, scanned=scanned)
 
-    async def stats(self) -> Stats:
-        """What waits and runs now; counts stop at `COUNTED_TO`."""
-        waiting, later, running = await self._link.look(
+    async def stats(self, moment: float | None) -> Stats:
+        """What waits and runs now; counts stop at `COUNTED_TO`. `moment` is the time in tests."""
+        waiting, later, running, notes, [(now,)] = await self._link.look(
             [
                 (self._sql(_WAITING), [COUNTED_TO, COUNTED_TO]),
                 (
@@ -216,6 +217,11 @@ class Look:
                     [COUNTED_TO],
                 ),
                 (self._sql("SELECT coalesce(sum(cardinality(ids)), 0) FROM {s}.claim"), []),
+                (
+                    self._sql("SELECT key, value::text FROM {s}.document WHERE kind = %s ORDER BY key"),
+                    [Kind.QUEUE],
+                ),
+                (self._sql("SELECT {s}.now_or(%s)"), [moment]),
             ]
         )
         ready = {(queue, task): (count, oldest) for queue, task, count, oldest in waiting if count}
@@ -233,6 +239,7 @@ class Look:
             ],
             running=int(running[0][0]),
             counted_to=COUNTED_TO,
+            paused=pauses(notes, now),
         )
 
     async def workers(self, moment: float | None) -> list[WorkerInfo]:

@@ -1,4 +1,7 @@
-"""Upkeep of the PostgreSQL store: due jobs, the jobs of dead workers, history that is over."""
+"""What the PostgreSQL engine does that is not done for every job.
+
+Heartbeats, what running jobs say and people ask for; due jobs, the jobs of dead workers, history that is over.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,25 @@ from typing import Any
 
 import msgspec
 
-from nightcrew.engine import Swept
-from nightcrew.engines.postgres_link import Link, Unsure
-from nightcrew.job import NO_EXTRAS, Grant, Lost
+from nightcrew.documents import pauses, wish
+from nightcrew.engine import Changed, Directives, Swept, Topic, Verb, WorkerStatus
+from nightcrew.engines.postgres_link import Bell, Link, Unsure
+from nightcrew.job import NO_EXTRAS, Grant, Lost, Report
+from nightcrew.options import KEEP_RESULT
 
 _RESCUED = 1_000
 _PRUNED = 200
 _LAPS_APART = 600.0
 _PARTITIONS_APART = 600.0
+_LOG_LINES = 10_000
+"""Most log lines kept for one job."""
 
+_REPORT = "SELECT {s}.report(%b::bigint[], %s::json, %s::integer)"
+_HEARTBEAT = (
+    "SELECT * FROM {s}.heartbeat(%s, %s, %s, %s, %s::double precision, %s::json, %s::double precision)"
+)
+_CANCEL = "SELECT {s}.cancel_job(%s::uuid, %s::double precision, %s::double precision)"
+_RETRY = "SELECT {s}.retry_job(%s::uuid, %s::double precision)"
 _SWEEP = "SELECT * FROM {s}.sweep(%s::bigint, %s, %s::text[], %s::integer, %s::double precision)"
 _SWEEP_OUTCOME = "SELECT {s}.sweep_outcome(%s::bigint, %s)"
 _SWEPT = "SELECT * FROM {s}.swept(%s::bigint)"
@@ -24,6 +37,11 @@ _PRUNE = "SELECT * FROM {s}.prune(%s::uuid, %s::integer, %s::double precision)"
 _MAKE_PARTITIONS = "SELECT {s}.make_partitions(%s::double precision)"
 _RETIRE_DAY = "SELECT {s}.retire_day(%s::double precision)"
 _DROP_DAYS = "SELECT {s}.drop_days()"
+
+
+def as_json(value: Any) -> str | None:
+    """A value as the functions of the schema take it."""
+    return None if value is None else msgspec.json.encode(value).decode()
 
 
 def granted(row: Sequence[Any], ready_at: float) -> Grant:
@@ -68,13 +86,74 @@ def granted(row: Sequence[Any], ready_at: float) -> Grant:
 class Upkeep:
     """What one engine does of it, and how far it has come."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, bell: Bell) -> None:
         self._link = link
+        self._bell = bell
         self._number = 0
         self._hand: str | None = None
         self._lap_pruned = False
         self._resting_until = 0.0
         self._partitions_at = 0.0
+
+    # workers, and what their jobs say
+
+    async def renew(self, status: WorkerStatus, moment: float | None) -> Directives:
+        """The heartbeat of one worker process; `moment` is the time in tests."""
+        [(lost, ids, fences, queues, notes, wanted, at)] = await self._link.ask(
+            _HEARTBEAT,
+            status.id,
+            status.host,
+            status.boot,
+            status.journal,
+            status.lease,
+            as_json(status),
+            moment,
+        )
+        return Directives(
+            lost=lost,
+            cancel=tuple(zip(ids or (), fences or (), strict=True)),
+            paused=tuple(pauses(zip(queues or (), notes or (), strict=True), at)),
+            wanted=wish(wanted),
+        )
+
+    async def report(self, reports: Sequence[Report]) -> list[bool]:
+        """Store what running jobs say; False where the lease was lost."""
+        said = [
+            {
+                "n": n,
+                "claim": r.grant.claim,
+                "id": r.grant.id,
+                "fence": r.grant.fence,
+                "progress": r.progress,
+                "text": as_json(r.text),
+                "checkpoint": None if r.checkpoint is None else r.checkpoint.decode(),
+                "log": [(line.at, line.level, as_json(line.text)) for line in r.log] or None,
+            }
+            for n, r in enumerate(reports)
+        ]
+        [(held,)] = await self._link.ask(
+            _REPORT, list({r.grant.claim for r in reports}), as_json(said), _LOG_LINES
+        )
+        return list(held)
+
+    # what people ask for
+
+    async def change(self, ids: Sequence[str], verb: Verb, moment: float | None) -> list[Changed]:
+        """Cancel or retry jobs."""
+        answers = []
+        for job_id in ids:
+            if verb is Verb.CANCEL:
+                [(answer,)] = await self._link.ask(_CANCEL, job_id, KEEP_RESULT, moment)
+            else:
+                [(answer,)] = await self._link.ask(_RETRY, job_id, moment)
+            answers.append(Changed(answer))
+        if Changed.REQUESTED in answers:
+            self._bell.ring(Topic.CONTROL)
+        if Changed.DONE in answers:
+            self._bell.ring(Topic.DONE if verb is Verb.CANCEL else Topic.READY)
+        return answers
+
+    # the sweep
 
     async def sweep(self, worker: str, dead: Sequence[str], moment: float | None) -> Swept:
         """One round; `moment` is the time in tests."""

@@ -4,7 +4,7 @@ One writer thread a process owns the write connection (`sqlite_writer`): what ha
 its last commit is written in one transaction. Statements carry whole batches, because each step of
 SQLite lets Python's lock go and may wait for it: a row at a time would crawl beside a busy loop.
 
-Here is the way of a job: enqueue, claim, finish, report. Looking is in `sqlite_look`, upkeep and
+Here is the way of a job: enqueue, claim, finish. Looking is in `sqlite_look`, upkeep and
 what people ask for in `sqlite_upkeep`, the file and its dangers in `sqlite_file`.
 """
 
@@ -61,13 +61,13 @@ from nightcrew.engines.sqlite_writer import (
     Lanes,
     Listener,
     Member,
+    OpenGrants,
     Run,
     Writer,
     insert,
     pack_members,
     rows,
     stream_of,
-    unpack_members,
 )
 from nightcrew.errors import EngineClosed, EngineError, LeaseLost, LimitExceeded, VersionConflict
 from nightcrew.job import Grant, JobDetail, JobRecord, JobState, NewJob, Outcome, Report, Transition
@@ -78,8 +78,6 @@ _SUCCEEDED = Outcome.SUCCEEDED
 _STATE_NUMBERS = {JobState.SUCCEEDED: 3, JobState.FAILED: 4, JobState.CANCELLED: 5}
 _MERGED = 8
 """Most streams merged in one statement; more are taken oldest head first."""
-_LOG_LINES = 10_000
-"""Most log lines kept for one job."""
 _FAIR_TURN = 8
 """One claim in so many takes the oldest jobs, whatever their priority: nothing starves."""
 
@@ -236,7 +234,7 @@ def claim(db: Db, lanes: Lanes, request: ClaimRequest, now: float, fair: bool) -
         _, _, due, streams = db.execute(_CLAIM_STATE, (request.worker,)).get
     if streams is None or newest is None:
         return Claimed([], due)
-    mine = lanes.matching(db, request.queues, request.tasks, newest)
+    mine = lanes.matching(db, request.queues, request.tasks, request.paused, newest)
     ours = [stream for stream in map(int, str(streams).split(",")) if stream >> 8 in mine]
     claim_id = random.getrandbits(62)
     grants: list[Grant] = []
@@ -318,48 +316,13 @@ def _granted_by_columns(db: Db, pick: str, bindings: list[int]) -> list[Grant]:
     return [grant for grant in grants if grant is not None]
 
 
-# --- finish and report ----------------------------------------------------------------------------
+# --- finish ----------------------------------------------------------------------------
 
 _INSERT_DONE = (
     "INSERT INTO done(seq, state, fence, attempts, crashes, losses, worker, started_at, duration,"
     " finished_at, expires_at, result)"
 )
 _INSERT_ATTEMPT = "INSERT OR REPLACE INTO attempt(seq, fence, attempt, outcome, reason, error, worker, started_at, ended_at)"
-
-
-class OpenGrants:
-    """The claims that a call is about, and which of their grants are still open."""
-
-    def __init__(self, db: Db, claims: set[int]) -> None:
-        self._db = db
-        self.workers: dict[int, int] = {}
-        """Who ran the jobs of a claim: not the sweeper that may hold it now."""
-        self.members: dict[int, dict[int, Member]] = {}
-        self._sizes: dict[int, int] = {}
-        for claim_id in claims:
-            row = db.execute("SELECT origin, members FROM claim WHERE id = ?", (claim_id,)).get
-            self.members[claim_id] = {}
-            if row is not None:
-                self.workers[claim_id] = row[0]
-                self.members[claim_id] = members = unpack_members(row[1])
-                self._sizes[claim_id] = len(members)
-
-    def holds(self, grant: Grant) -> bool:
-        """Whether this grant is still open: the fence."""
-        member = self.members[grant.claim].get(grant.seq)
-        return member is not None and member[1] == grant.fence
-
-    def store(self) -> None:
-        """Write what is left of the claims of which something was settled."""
-        for claim_id, left in self.members.items():
-            if len(left) == self._sizes.get(claim_id, 0):
-                continue
-            if left:
-                self._db.execute(
-                    "UPDATE claim SET members = ? WHERE id = ?", (pack_members(left.values()), claim_id)
-                )
-            else:
-                self._db.execute("DELETE FROM claim WHERE id = ?", (claim_id,))
 
 
 class _Settlements:
@@ -477,33 +440,6 @@ def _settled_before(
         (grant.seq, grant.fence),
     ).get
     return Finished.APPLIED if known else Finished.LEASE_LOST
-
-
-def report(db: Db, reports: Sequence[Report]) -> list[bool]:
-    """Store what running jobs say, where the fence still holds."""
-    grants = OpenGrants(db, {r.grant.claim for r in reports})
-    answers = []
-    for r in reports:
-        held = grants.holds(r.grant)
-        answers.append(held)
-        if not held:
-            continue
-        checkpoint = None if r.checkpoint is None else r.checkpoint.decode()
-        if (r.progress, r.text, checkpoint) != (None, None, None):
-            db.execute(
-                "INSERT INTO note(seq, progress, text, checkpoint) VALUES (?1, ?2, ?3, ?4)"
-                " ON CONFLICT (seq) DO UPDATE SET progress = ifnull(?2, progress), text = ifnull(?3, text),"
-                " checkpoint = ifnull(?4, checkpoint)",
-                (r.grant.seq, r.progress, r.text, checkpoint),
-            )
-        if r.log:
-            last = db.execute("SELECT ifnull(max(n), 0) FROM log WHERE seq = ?", (r.grant.seq,)).get
-            lines: list[Any] = []
-            for n, line in enumerate(r.log[: _LOG_LINES - last], last + 1):
-                text = line.text if n < _LOG_LINES else f"(more than {_LOG_LINES} lines: the rest is dropped)"
-                lines += (r.grant.seq, n, line.at, line.level, text)
-            insert(db, "INSERT INTO log(seq, n, at, level, text)", 5, lines)
-    return answers
 
 
 # --- the engine -----------------------------------------------------------------------------------
@@ -651,7 +587,7 @@ class SqliteEngine:
     async def report(self, reports: Sequence[Report]) -> list[bool]:
         """Store progress, checkpoints and log lines; False where the lease was lost."""
         check_batch(len(reports), self.limits.batch, "report")
-        return await self._write(lambda db: report(db, reports))
+        return await self._write(lambda db: upkeep.report(db, reports))
 
     async def renew(self, status: WorkerStatus) -> Directives:
         """The heartbeat of one worker process; the first one registers it."""
@@ -704,7 +640,7 @@ class SqliteEngine:
 
     async def stats(self) -> Stats:
         """What waits and runs now."""
-        return await self._read(look.stats)
+        return await self._read(lambda db: look.stats(db, self._clock.wall()))
 
     async def workers(self) -> list[WorkerInfo]:
         """The workers that have been seen lately."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import apsw
 
-from nightcrew.documents import DIRECTING, LAST_KEY
+from nightcrew.documents import DIRECTING, LAST_KEY, Kind, Pause, Wish, pauses, wish
 from nightcrew.engine import Document, Topic
 from nightcrew.engines.sqlite_writer import Bell, Db, rows
 from nightcrew.errors import VersionConflict
@@ -51,3 +51,25 @@ def page(db: apsw.Connection, kind: str, limit: int, after: str | None, falling:
     beyond = "key < ? ORDER BY key DESC" if falling else "key > ? ORDER BY key"
     start = after if after is not None else LAST_KEY if falling else ""
     return [_document(*row) for row in rows(db, f"{_COLUMNS} AND {beyond} LIMIT ?", (kind, start, limit))]
+
+
+# --- what directs workers ---------------------------------------------------------------------------
+
+
+def paused(db: apsw.Connection, now: float) -> dict[str, Pause]:
+    """The queues that are paused now."""
+    return pauses(rows(db, "SELECT key, value FROM document WHERE kind = ? ORDER BY key", (Kind.QUEUE,)), now)
+
+
+def wanted(db: Db, worker: str) -> Wish | None:
+    """What somebody asked of a worker."""
+    sql = "SELECT value FROM document WHERE kind = ? AND key = ?"
+    return wish(db.execute(sql, (Kind.WORKER, worker)).get)
+
+
+def forget_wishes(db: Db) -> None:
+    """Delete what was asked of workers that are no more."""
+    db.execute(
+        "DELETE FROM document WHERE kind = ? AND key NOT IN (SELECT id FROM worker WHERE state = 'live')",
+        (Kind.WORKER,),
+    )

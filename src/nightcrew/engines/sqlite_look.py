@@ -13,6 +13,7 @@ import apsw
 import msgspec
 
 from nightcrew.engine import Filter, Page, QueueStats, Stats, WorkerInfo, WorkerStatus
+from nightcrew.engines.sqlite_documents import paused
 from nightcrew.engines.sqlite_writer import Lanes, rows, unpack_members
 from nightcrew.errors import ConfigurationError
 from nightcrew.job import AttemptRecord, ErrorInfo, Extras, JobDetail, JobRecord, JobState, LogLine, Outcome
@@ -278,7 +279,7 @@ def streams(db: Db) -> list[int]:
 # --- figures --------------------------------------------------------------------------------------
 
 
-def stats(db: Db) -> Stats:
+def stats(db: Db, now: float) -> Stats:
     """What waits and runs now; counts stop at `COUNTED_TO`."""
     lanes = Lanes()
     lanes.load(db)
@@ -312,6 +313,7 @@ def stats(db: Db) -> Stats:
         ],
         running=len(Running(db).all()),
         counted_to=COUNTED_TO,
+        paused=paused(db, now),
     )
 
 

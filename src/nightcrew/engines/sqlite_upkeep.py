@@ -1,15 +1,27 @@
-"""Upkeep of the SQLite store, and what people ask for: heartbeats, rescue, staging, pruning, changes."""
+"""Upkeep of the SQLite store, what running jobs say and people ask for: heartbeats, rescue, staging, pruning, changes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from nightcrew.engine import Changed, Directives, Swept, Topic, Verb, WorkerStatus
-from nightcrew.engines.sqlite_writer import Bell, Db, Member, pack_members, rows, stream_of, unpack_members
+from nightcrew.engines.sqlite_documents import forget_wishes, paused, wanted
+from nightcrew.engines.sqlite_writer import (
+    Bell,
+    Db,
+    Member,
+    OpenGrants,
+    insert,
+    pack_members,
+    rows,
+    stream_of,
+    unpack_members,
+)
 from nightcrew.errors import LeaseLost
-from nightcrew.job import NO_EXTRAS, Grant, Lost, Outcome
+from nightcrew.job import NO_EXTRAS, Grant, Lost, Outcome, Report
 from nightcrew.options import KEEP_RESULT
 
 _STAGED = 1_000
@@ -17,6 +29,8 @@ _RESCUED = 1_000
 _PRUNED = 200
 _LAPS_APART = 600.0
 _WORKERS_KEPT = 1_000
+_LOG_LINES = 10_000
+"""Most log lines kept for one job."""
 
 _encode = msgspec.json.encode
 
@@ -53,7 +67,7 @@ def renew(db: Db, status: WorkerStatus, now: float, steady: float) -> Directives
             " VALUES (?, 'live', ?, ?, ?, ?, ?, ?, ?)",
             (status.id, status.boot, status.journal, steady, status.lease, now, now, text),
         )
-        return Directives()
+        return Directives(paused=tuple(paused(db, now)), wanted=wanted(db, status.id))
     n, state = known
     if state != "live":
         return Directives(lost=True)
@@ -61,7 +75,9 @@ def renew(db: Db, status: WorkerStatus, now: float, steady: float) -> Directives
         "UPDATE worker SET beat = ?, lease = ?, seen_at = ?, status = ? WHERE n = ?",
         (steady, status.lease, now, text, n),
     )
-    return Directives(cancel=tuple(_asked_to_cancel(db, n)))
+    return Directives(
+        cancel=tuple(_asked_to_cancel(db, n)), paused=tuple(paused(db, now)), wanted=wanted(db, status.id)
+    )
 
 
 def _asked_to_cancel(db: Db, n: int) -> list[tuple[str, int]]:
@@ -84,6 +100,37 @@ def retire(db: Db, worker: str) -> None:
         " WHERE id = ? AND state = 'live'",
         (worker,),
     )
+    forget_wishes(db)
+
+
+# --- what running jobs say -----------------------------------------------------------------------
+
+
+def report(db: Db, reports: Sequence[Report]) -> list[bool]:
+    """Store what running jobs say, where the fence still holds."""
+    grants = OpenGrants(db, {r.grant.claim for r in reports})
+    answers = []
+    for r in reports:
+        held = grants.holds(r.grant)
+        answers.append(held)
+        if not held:
+            continue
+        checkpoint = None if r.checkpoint is None else r.checkpoint.decode()
+        if (r.progress, r.text, checkpoint) != (None, None, None):
+            db.execute(
+                "INSERT INTO note(seq, progress, text, checkpoint) VALUES (?1, ?2, ?3, ?4)"
+                " ON CONFLICT (seq) DO UPDATE SET progress = ifnull(?2, progress), text = ifnull(?3, text),"
+                " checkpoint = ifnull(?4, checkpoint)",
+                (r.grant.seq, r.progress, r.text, checkpoint),
+            )
+        if r.log:
+            last = db.execute("SELECT ifnull(max(n), 0) FROM log WHERE seq = ?", (r.grant.seq,)).get
+            lines: list[Any] = []
+            for n, line in enumerate(r.log[: _LOG_LINES - last], last + 1):
+                text = line.text if n < _LOG_LINES else f"(more than {_LOG_LINES} lines: the rest is dropped)"
+                lines += (r.grant.seq, n, line.at, line.level, text)
+            insert(db, "INSERT INTO log(seq, n, at, level, text)", 5, lines)
+    return answers
 
 
 # --- the sweep ------------------------------------------------------------------------------------
@@ -158,6 +205,7 @@ def sweep(
         staged = stage(db, now)
         bell.ring(Topic.READY)
     _mark_dead(db, n, dead, steady, boot)
+    forget_wishes(db)
     lost = _rescue(db, n, now)
     pruned, blobs = hand.prune(db, now)
     return Swept(lost=lost, staged=staged, pruned=pruned, under_way=hand.under_way, blobs=blobs)

@@ -34,6 +34,7 @@ import msgspec
 from nightcrew.engine import Topic
 from nightcrew.engines.sqlite_file import BUSY_TIMEOUT, Connection, engine_error
 from nightcrew.errors import EngineBusy, EngineClosed
+from nightcrew.job import Grant
 
 if sys.platform != "win32":
     import fcntl
@@ -58,6 +59,8 @@ def rows(db: Db, sql: str, bindings: Sequence[Any] = ()) -> list[Any]:
 
 
 _CHUNK = 256
+_MATCHES = 100
+"""Most answers of `Lanes.matching` that are kept."""
 
 
 @cache
@@ -98,6 +101,41 @@ def unpack_members(data: bytes) -> dict[int, Member]:
     return {member[0]: member for member in _members.decode(data)}
 
 
+class OpenGrants:
+    """The claims that a call is about, and which of their grants are still open."""
+
+    def __init__(self, db: Db, claims: set[int]) -> None:
+        self._db = db
+        self.workers: dict[int, int] = {}
+        """Who ran the jobs of a claim: not the sweeper that may hold it now."""
+        self.members: dict[int, dict[int, Member]] = {}
+        self._sizes: dict[int, int] = {}
+        for claim_id in claims:
+            row = db.execute("SELECT origin, members FROM claim WHERE id = ?", (claim_id,)).get
+            self.members[claim_id] = {}
+            if row is not None:
+                self.workers[claim_id] = row[0]
+                self.members[claim_id] = members = unpack_members(row[1])
+                self._sizes[claim_id] = len(members)
+
+    def holds(self, grant: Grant) -> bool:
+        """Whether this grant is still open: the fence."""
+        member = self.members[grant.claim].get(grant.seq)
+        return member is not None and member[1] == grant.fence
+
+    def store(self) -> None:
+        """Write what is left of the claims of which something was settled."""
+        for claim_id, left in self.members.items():
+            if len(left) == self._sizes.get(claim_id, 0):
+                continue
+            if left:
+                self._db.execute(
+                    "UPDATE claim SET members = ? WHERE id = ?", (pack_members(left.values()), claim_id)
+                )
+            else:
+                self._db.execute("DELETE FROM claim WHERE id = ?", (claim_id,))
+
+
 def stream_of(lane: int, priority: int) -> int:
     """A lane at one priority; streams sort by lane, then higher priority first."""
     return lane << 8 | 100 - priority
@@ -109,7 +147,7 @@ class Lanes:
     def __init__(self) -> None:
         self._ids: dict[tuple[str, str], int] = {}
         self._newest = 0
-        self._matching: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[int, frozenset[int]]] = {}
+        self._matching: dict[tuple[tuple[str, ...], ...], tuple[int, frozenset[int]]] = {}
 
     def forget(self) -> None:
         """After a rollback: the newest may never have been made."""
@@ -141,18 +179,22 @@ class Lanes:
         return {lane: pair for pair, lane in self._ids.items()}
 
     def matching(
-        self, db: Db, queues: tuple[str, ...], tasks: tuple[str, ...], newest: int
+        self, db: Db, queues: tuple[str, ...], tasks: tuple[str, ...], paused: tuple[str, ...], newest: int
     ) -> frozenset[int]:
         """The lanes of these tasks in queues of these patterns; `newest` is the file's newest lane."""
-        key = (queues, tasks)
+        key = (queues, tasks, paused)
         known = self._matching.get(key)
         if known is None or known[0] != newest:
             self.load(db)
             wanted = set(tasks)
+            if known is None and len(self._matching) >= _MATCHES:
+                self._matching.clear()  # queues were paused again and again
             lanes = frozenset(
                 lane
                 for (queue, task), lane in self._ids.items()
-                if task in wanted and any(fnmatchcase(queue, pattern) for pattern in queues)
+                if task in wanted
+                and queue not in paused
+                and any(fnmatchcase(queue, pattern) for pattern in queues)
             )
             known = self._matching[key] = (newest, lanes)
         return known[1]

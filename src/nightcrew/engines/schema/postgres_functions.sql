@@ -505,9 +505,27 @@ BEGIN
     END IF;
 END $$;
 
+-- The same, and what people have decided about queues and this worker: as they wrote it, with the time by which it is to
+-- be read.
+CREATE OR REPLACE FUNCTION {schema}.heartbeat(
+    who text, on_host text, on_boot text, journals text, leased double precision, says json,
+    moment double precision DEFAULT NULL, OUT lost boolean, OUT cancelled text[], OUT cancelled_fences integer[],
+    OUT queues text[], OUT notes text[], OUT wanted text, OUT at double precision
+)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off AS $$
+BEGIN
+    at := now_or(moment);
+    SELECT r.* INTO lost, cancelled, cancelled_fences
+    FROM renew(who, on_host, on_boot, journals, leased, says, moment) r;
+    SELECT array_agg(key ORDER BY key), array_agg(value::text ORDER BY key) INTO queues, notes
+    FROM document WHERE kind = 'queue';
+    SELECT value::text INTO wanted FROM document WHERE kind = 'worker' AND key = who;
+END $$;
+
 -- Take a worker off the list. One that still holds grants is left to be rescued.
 CREATE OR REPLACE FUNCTION {schema}.retire(who text) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off SET enable_seqscan = off AS $$
+    DELETE FROM document WHERE kind = 'worker' AND key = who;
     UPDATE worker SET state = CASE WHEN EXISTS (SELECT FROM claim WHERE claim.worker = worker.n AND cardinality(ids) > 0)
         THEN 'dead' ELSE 'gone' END
     WHERE id = who AND state = 'live'
@@ -538,6 +556,9 @@ BEGIN
     UPDATE worker SET state = 'dead' WHERE state = 'live' AND n <> me.n
         AND (beat + lease < at OR id = ANY (dead) OR host = me.host AND boot <> me.boot);
     DELETE FROM claim WHERE cardinality(ids) = 0 AND claimed_at < at - 3600; -- see `claim_outcome`
+    -- What was asked of workers that are no more.
+    DELETE FROM document d WHERE kind = 'worker'
+        AND NOT EXISTS (SELECT FROM worker w WHERE w.id = d.key AND w.state = 'live');
     IF EXISTS (SELECT FROM claim LEFT JOIN worker ON worker.n = claim.worker WHERE worker.state IS DISTINCT FROM 'live')
     THEN
         -- Who asks what came of this sweep waits for this lock, or has ruled it out.

@@ -14,6 +14,7 @@ Needs pytest and pytest-asyncio. An engine says what it cannot hold in `limits`;
 
 from nightcrew.testing.conformance.claim import ClaimSuite
 from nightcrew.testing.conformance.crowd import CrowdSuite
+from nightcrew.testing.conformance.directing import DirectingSuite
 from nightcrew.testing.conformance.documents import DocumentsSuite
 from nightcrew.testing.conformance.enqueue import EnqueueSuite
 from nightcrew.testing.conformance.finish import FinishSuite
@@ -38,5 +39,6 @@ class EngineSuite(
     UpkeepSuite,
     CrowdSuite,
     DocumentsSuite,
+    DirectingSuite,
 ):
     """Everything that is asked of an engine."""

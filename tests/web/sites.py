@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 
-from nightcrew import Context, Nightcrew
+from nightcrew import Blob, Context, Nightcrew
 from nightcrew.web import Site, make_site
 from nightcrew.web.scopes import Scope
 from nightcrew.worker import Worker
@@ -76,3 +76,8 @@ def declare(app: Nightcrew) -> None:
             ctx.log(f"counted {n}")
             await asyncio.sleep(0)
         return to
+
+    @app.task(name="shop.turn")
+    async def turn(file: Blob) -> Blob:
+        content = b"".join([piece async for piece in app.blobs.aread(file)])
+        return await app.blobs.aput(content[::-1], f"turned {file.name}")

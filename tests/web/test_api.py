@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -198,3 +199,69 @@ async def test_tasks_of_others_are_taken_only_where_that_is_allowed(database_url
         assert (await client.get(f"/api/jobs/{job}/detail")).json()["args"] == {"anything": [1, {"x": None}]}
         wrong = await client.post("/api/jobs", json={"task": "os; system", "args": {}})
         assert wrong.status_code == 422
+
+
+async def test_files_go_in_and_come_out(shop: Shop, admin: httpx2.AsyncClient) -> None:
+    content = bytes(range(256)) * 4_000
+    async with (
+        shop.client(await shop.token("enqueue")) as client,
+        shop.client(await shop.token("enqueue")) as other,
+    ):
+        sent = await client.post(
+            "/api/blobs", params={"name": "Übung.bin"}, content=content, headers={"content-type": "image/x"}
+        )
+        assert sent.status_code == 201
+        blob = sent.json()
+        assert (blob["name"], blob["size"]) == ("Übung.bin", len(content))
+        job = await enqueue(client, "shop.turn", args={"file": blob})
+        async with shop.worker():
+            await await_until(lambda: is_done(client, f"/api/jobs/{job}"))
+        turned = (await client.get(f"/api/jobs/{job}/result")).json()
+        for place in (sent.headers["location"], f"/api/blobs/{turned['id']}"):
+            got = await client.get(place, params={"job": job})
+            assert got.status_code == 200
+            assert got.content == (content if place == sent.headers["location"] else content[::-1])
+            assert got.headers["content-disposition"].startswith("attachment; ")
+            assert "sandbox" in got.headers["content-security-policy"]
+            assert got.headers["content-type"] == "application/octet-stream"
+            assert (await other.get(place, params={"job": job})).status_code == 404
+            assert (await other.get(place)).status_code == 422
+            assert (await admin.get(place)).content == got.content
+        of_another = await enqueue(client, "shop.add", args={"a": 1})
+        assert (await client.get(f"/api/blobs/{blob['id']}", params={"job": of_another})).status_code == 404
+        assert (await admin.get(f"/api/blobs/{uuid.uuid4()}")).status_code == 404
+
+
+async def test_jobs_are_asked_for_and_looked_at_together(shop: Shop, admin: httpx2.AsyncClient) -> None:
+    batch = {"jobs": [{"task": "shop.add", "args": {"a": n}} for n in range(3)]}
+    key = {"idempotency-key": "a batch"}
+    first = await admin.post("/api/batches", json=batch, headers=key)
+    assert first.status_code == 202
+    again = await admin.post("/api/batches", json=batch, headers=key)
+    ids = [job["id"] for job in first.json()["jobs"]]
+    assert [job["id"] for job in again.json()["jobs"]] == ids
+    assert {job["created"] for job in again.json()["jobs"]} == {False}
+    async with shop.client(await shop.token("enqueue")) as client:
+        own = await enqueue(client, "shop.add", args={"a": 1})
+        looked = (await client.post("/api/looks", json={"ids": [ids[0], own, str(uuid.uuid4())]})).json()
+        assert [job and job["id"] for job in looked["jobs"]] == [None, own, None]
+    looked = (await admin.post("/api/looks", json={"ids": ids})).json()
+    assert [job["id"] for job in looked["jobs"]] == ids
+    batch["jobs"][1] = {"task": "shop.add", "args": {"a": "no number"}}
+    assert (await admin.post("/api/batches", json=batch)).status_code == 422
+    assert len((await admin.get("/api/jobs")).json()["jobs"]) == 4, "all or none"
+
+
+def test_an_app_that_is_at_home_in_a_thread_is_served_too(sqlite_url: str) -> None:
+    shop = Shop(sqlite_url)
+
+    async def use() -> None:
+        async with shop.client(await shop.token("admin")) as client:
+            sent = await client.post("/api/blobs", content=b"x" * 600_000)
+            job = await enqueue(client, "shop.turn", args={"file": sent.json()})
+            assert (
+                await client.get(f"/api/blobs/{sent.json()['id']}", params={"job": job})
+            ).status_code == 200
+
+    with shop.app:
+        asyncio.run(use())

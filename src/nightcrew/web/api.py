@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-import msgspec
 from starlette.responses import Response
 
 from nightcrew.codec import unescape_result
 from nightcrew.engine import Changed, Filter
 from nightcrew.job import JobRecord, JobState
-from nightcrew.reasons import needs
 from nightcrew.web.desk import Desk
 from nightcrew.web.problems import Refused
 from nightcrew.web.routes import Route, Visit
 from nightcrew.web.scopes import Scope
 from nightcrew.web.views import (
     Accepted,
+    BatchAccepted,
+    BatchRequest,
     ChangeView,
     DetailView,
     JobList,
@@ -26,40 +25,29 @@ from nightcrew.web.views import (
     JobQuery,
     JobRequest,
     JobView,
-    QueueList,
+    LookAnswer,
+    LookRequest,
     Retried,
-    TaskList,
-    TaskView,
-    WorkerList,
+    Stored,
     detail_view,
     job_view,
-    queue_view,
-    worker_view,
+    json_response,
 )
 
 RETRY_AFTER = "1"
 """Seconds after which it is worth looking at a job again."""
 MAX_KEY = 200
 
-_encode = msgspec.json.Encoder().encode
-
-
-def json_response(
-    value: Any, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
-) -> Response:
-    """Make an answer of one of `views`."""
-    return Response(_encode(value), status, headers, "application/json")
-
 
 class Api:
-    """The routes of ``/api`` that are about jobs, queues and workers."""
+    """The routes of ``/api`` that are about jobs."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
     def routes(self) -> list[Route]:
         """The part of the table that is answered here."""
-        return [*self._of_jobs(), *self._of_one_job(), *self._of_the_rest()]
+        return [*self._of_jobs(), *self._of_one_job()]
 
     def _of_jobs(self) -> list[Route]:
         return [
@@ -73,6 +61,16 @@ class Api:
                 status=HTTPStatus.ACCEPTED,
             ),
             Route("GET", "/api/jobs", Scope.READ, self.list_jobs, query=JobQuery, answer=JobList),
+            Route(
+                "POST",
+                "/api/batches",
+                Scope.ENQUEUE,
+                self.enqueue_many,
+                body=BatchRequest,
+                answer=BatchAccepted,
+                status=HTTPStatus.ACCEPTED,
+            ),
+            Route("POST", "/api/looks", Scope.READ, self.look, own=True, body=LookRequest, answer=LookAnswer),
         ]
 
     def _of_one_job(self) -> list[Route]:
@@ -113,13 +111,6 @@ class Api:
             ),
         ]
 
-    def _of_the_rest(self) -> list[Route]:
-        return [
-            Route("GET", "/api/queues", Scope.READ, self.queues, answer=QueueList),
-            Route("GET", "/api/workers", Scope.READ, self.workers, answer=WorkerList),
-            Route("GET", "/api/tasks", Scope.READ, self.tasks, own=True, answer=TaskList),
-        ]
-
     # jobs
 
     async def enqueue(self, visit: Visit) -> Response:
@@ -132,6 +123,21 @@ class Api:
             Accepted(record.id, created, self._view(visit, record)),
             HTTPStatus.ACCEPTED,
             {"Location": visit.url(f"/api/jobs/{record.id}"), "Retry-After": RETRY_AFTER},
+        )
+
+    async def enqueue_many(self, visit: Visit) -> Response:
+        """Enqueue jobs, all or none; durable when this answers."""
+        asked: BatchRequest = visit.body
+        done = await self._desk.enqueue_many(visit.who, asked.jobs, _key(visit))
+        stored = [Stored(job_id, created) for job_id, created in done]
+        return json_response(BatchAccepted(stored), HTTPStatus.ACCEPTED, {"Retry-After": RETRY_AFTER})
+
+    async def look(self, visit: Visit) -> Response:
+        """Look at several jobs by id, in one consistent moment."""
+        asked: LookRequest = visit.body
+        found = await self._desk.jobs(visit.who, asked.ids)
+        return json_response(
+            LookAnswer([None if record is None else self._view(visit, record) for record in found])
         )
 
     async def list_jobs(self, visit: Visit) -> Response:
@@ -202,28 +208,6 @@ class Api:
         record = await self._desk.copy(visit.who, visit.params["id"], asked.args if asked else None)
         return self._accepted(visit, record, created=True)
 
-    # queues, workers, tasks
-
-    async def queues(self, visit: Visit) -> Response:  # noqa: ARG002 - what waits is the same for all
-        """What waits, the longest waiting first."""
-        stats = await self._desk.ask(lambda store: store.stats())
-        workers = await self._desk.ask(lambda store: store.workers())
-        found = [queue_view(need.stats, need.problem) for need in needs(stats, workers)]
-        return json_response(QueueList(found, stats.running, stats.counted_to))
-
-    async def workers(self, visit: Visit) -> Response:  # noqa: ARG002
-        """The workers that were seen lately."""
-        found = await self._desk.ask(lambda store: store.workers())
-        return json_response(WorkerList([worker_view(info) for info in found]))
-
-    async def tasks(self, visit: Visit) -> Response:  # noqa: ARG002
-        """The tasks that may be asked for here."""
-        found = [
-            TaskView(name, task.options.queue, _first_line(task.__doc__), tuple(task.signature.parameters))
-            for name, task in sorted(self._desk.app.tasks.items())
-        ]
-        return json_response(TaskList(found))
-
 
 def _key(visit: Visit) -> str | None:
     key = visit.request.headers.get("idempotency-key")
@@ -235,7 +219,3 @@ def _key(visit: Visit) -> str | None:
             f"Send 1 to {MAX_KEY} printable ASCII characters, such as a UUID.",
         )
     return key
-
-
-def _first_line(text: str | None) -> str:
-    return (text or "").strip().partition("\n")[0]

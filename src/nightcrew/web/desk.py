@@ -29,7 +29,7 @@ from nightcrew.task import Task
 from nightcrew.web.audit import Audit
 from nightcrew.web.problems import Refused
 from nightcrew.web.scopes import Scope, Who
-from nightcrew.web.tokens import Tokens
+from nightcrew.web.tokens import Token, Tokens
 from nightcrew.web.views import JobRequest
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ _PRUNE_EVERY = 100
 class _Keyed(Struct, frozen=True):
     """What became of a request with an Idempotency-Key."""
 
-    job: str
+    jobs: tuple[str, ...]
     digest: str
     """Of the whole request, so that another one with the same key is told."""
     at: float
@@ -80,6 +80,11 @@ class Desk:
             raise JobNotFound(job_id)
         return record
 
+    async def jobs(self, who: Who, job_ids: Sequence[str]) -> list[JobRecord | None]:
+        """Look at jobs; None for each that is not there, or not theirs to see."""
+        found = await self.ask(lambda store: store.get(job_ids))
+        return [record if record is not None and sees(who, record) else None for record in found]
+
     async def detail(self, who: Who, job_id: str) -> JobDetail:
         """Look at a job as it may be shown to them, with all that is kept about it. Raises `JobNotFound`."""
         found = await self.ask(lambda store: store.detail(job_id))
@@ -109,23 +114,31 @@ class Desk:
     # enqueueing
 
     async def enqueue(self, who: Who, asked: JobRequest, key: str | None = None) -> tuple[JobRecord, bool]:
-        """Store a job; return it, and whether it is new.
+        """Store a job; return it, and whether it is new. See `enqueue_many`."""
+        [(job_id, created)] = await self.enqueue_many(who, (asked,), key)
+        return await self.job(who, job_id), created
 
-        key: of the client's own; for a day, asking again with it answers the same job. Raises `Refused` when
+    async def enqueue_many(
+        self, who: Who, asked: Sequence[JobRequest], key: str | None = None
+    ) -> list[tuple[str, bool]]:
+        """Store jobs, all or none; return their ids, and whether each is new.
+
+        key: of the client's own; for a day, asking again with it answers the same jobs. Raises `Refused` when
         it was given for another request, and what `Task.enqueue` raises.
         """
-        new = self._new_job(who, asked)
+        jobs = [self._new_job(who, one) for one in asked]
         if key is not None:
-            new = msgspec.structs.replace(new, id=await self._keyed(who, key, asked, new.id))
+            ids = await self._keyed(who, key, asked, [new.id for new in jobs])
+            jobs = [msgspec.structs.replace(new, id=its) for new, its in zip(jobs, ids, strict=True)]
         client = self.app.client
-        [existing] = await client.hop(client.store, (new,))
-        if existing is None:
-            return await self.job(who, new.id), True
-        if not sees(who, existing):
-            raise Refused(
-                HTTPStatus.CONFLICT, "There is another job with this id.", new.id, "Leave the id away."
-            )
-        return existing, False
+        done = []
+        for new, existing in zip(jobs, await client.hop(client.store, jobs), strict=True):
+            if existing is not None and not sees(who, existing):
+                raise Refused(
+                    HTTPStatus.CONFLICT, "There is another job with this id.", new.id, "Leave the id away."
+                )
+            done.append((new.id, existing is None))
+        return done
 
     def _new_job(self, who: Who, asked: JobRequest) -> NewJob:
         new = self._checked(asked.task, _settings(asked), asked.args)
@@ -143,17 +156,19 @@ class Desk:
         new = unknown.using(**settings).call().new_job()
         return msgspec.structs.replace(new, args=encode_value(args, "args"), blobs=_blobs(args))
 
-    async def _keyed(self, who: Who, key: str, asked: JobRequest, job_id: str) -> str:
-        """The id of the job that a key stands for; from now on that is `job_id` if it was none before."""
+    async def _keyed(
+        self, who: Who, key: str, asked: Sequence[JobRequest], ids: Sequence[str]
+    ) -> Sequence[str]:
+        """The ids of the jobs that a key stands for; from now on these, if it stood for none before."""
         name = hashlib.sha256(f"{who.key}\0{key}".encode()).hexdigest()
         digest = hashlib.sha256(_encode(asked)).hexdigest()
         await self._forget_some_keys()
-        value = _encode(_Keyed(job_id, digest, self.clock()))
+        value = _encode(_Keyed(tuple(ids), digest, self.clock()))
         version = 0
         while True:
             try:
                 await self.ask(lambda store, at=version: store.save(Kind.REQUEST, name, value, at))  # type: ignore[misc]
-                return job_id
+                return ids
             except VersionConflict:
                 pass  # asked for before, or by another one of us at this moment
             [document] = await self.ask(lambda store: store.load(Kind.REQUEST, (name,)))
@@ -171,7 +186,7 @@ class Desk:
                     "Choose a new key for each request, and the same one only to repeat it.",
                 )
             else:
-                return known.job
+                return known.jobs
 
     async def _forget_some_keys(self) -> None:
         """Remove keys that are past their time: as many in the long run as are added."""
@@ -261,6 +276,23 @@ class Desk:
         if changed is Changed.MISSING:
             raise JobNotFound(job_id)
         return await self.job(who, job_id), changed
+
+    # tokens
+
+    async def make_token(
+        self, who: Who, name: str, scopes: Sequence[Scope], lifetime: float | None
+    ) -> tuple[str, Token]:
+        """Make a token; return its secret, and what is kept of it. As `Tokens.create`."""
+        await self.audit.record(who, "make token", (name,), ", ".join(scopes))
+        return await self.tokens.create(name, scopes, lifetime, who.name)
+
+    async def revoke_token(self, who: Who, which: str) -> Token:
+        """Take a token away, by its name or id. Raises `Refused` where there is none."""
+        await self.audit.record(who, "revoke token", (which,))
+        try:
+            return await self.tokens.revoke(which)
+        except LookupError:
+            raise Refused(HTTPStatus.NOT_FOUND, "There is no such token (any more).", which) from None
 
 
 def sees(who: Who, record: JobRecord) -> bool:

@@ -10,10 +10,10 @@ from starlette.responses import PlainTextResponse, Response
 
 from nightcrew.documents import Kind
 from nightcrew.errors import EngineError
-from nightcrew.web.api import json_response
 from nightcrew.web.desk import Desk
 from nightcrew.web.routes import Route, Visit
 from nightcrew.web.scopes import Scope
+from nightcrew.web.views import json_response
 
 PATIENCE = 3.0
 """Seconds that the store may take to answer, before it is taken for not there."""

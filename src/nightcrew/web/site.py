@@ -14,9 +14,12 @@ from starlette.types import Receive, Scope, Send
 
 from nightcrew.app import Nightcrew
 from nightcrew.web.addresses import Hosts, Proxy
+from nightcrew.web.admin import Admin
 from nightcrew.web.api import Api
 from nightcrew.web.desk import Desk
 from nightcrew.web.events import Events
+from nightcrew.web.files import Files
+from nightcrew.web.fleet import Fleet
 from nightcrew.web.following import Following
 from nightcrew.web.gate import Gate, Rules
 from nightcrew.web.health import Health
@@ -44,6 +47,9 @@ class Site:
                 *door.routes(),
                 *Api(desk).routes(),
                 *events.routes(),
+                *Files(desk, rules.limits).routes(),
+                *Fleet(desk).routes(),
+                *Admin(desk).routes(),
                 *routes,
             ]
         )

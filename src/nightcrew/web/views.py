@@ -5,11 +5,14 @@ Fields are added to what is given, never renamed or taken away. Times are given 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from http import HTTPStatus
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Raw, Struct
+from starlette.responses import Response
 
 from nightcrew.codec import unescape_result
 from nightcrew.engine import QueueStats, WorkerInfo
@@ -17,6 +20,8 @@ from nightcrew.job import AttemptRecord, ErrorInfo, JobDetail, JobRecord, JobSta
 
 MAX_PAGE = 500
 MAX_TEXT = 200
+
+_encode = msgspec.json.Encoder().encode
 
 JobId = Annotated[
     str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
@@ -29,6 +34,9 @@ Duration = Annotated[str, Meta(min_length=1, max_length=40)] | Annotated[float, 
 
 
 # --- what is sent to us -------------------------------------------------------------------------------
+
+
+GivenScope = Literal["read", "enqueue", "operate", "admin"]
 
 
 class JobRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -49,6 +57,35 @@ class JobRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     correlation_id: Annotated[str, Meta(min_length=1, max_length=500)] | None = None
     id: JobId | None = None
     """A UUIDv7 of the client's own; asking again with it answers the same job."""
+
+
+class BatchRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Jobs that are asked for together."""
+
+    jobs: Annotated[list[JobRequest], Meta(min_length=1, max_length=1_000)]
+
+
+class LookRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Jobs to look at."""
+
+    ids: Annotated[list[JobId], Meta(min_length=1, max_length=MAX_PAGE)]
+
+
+class TokenRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """A token that is asked for."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=100)]
+    scopes: Annotated[list[GivenScope], Meta(min_length=1, max_length=4)]
+    lifetime: Duration | None = "90d"
+    """Until it ends by itself; null is never."""
+
+
+class AuditQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which part of the audit to look at, newest first."""
+
+    limit: Number = 50
+    after: Cursor | None = None
+    """The `next` of the page before."""
 
 
 class Retried(Struct, frozen=True, forbid_unknown_fields=True):
@@ -137,6 +174,26 @@ class Accepted(Struct, frozen=True):
     created: bool
     """False when it was there already: the same was asked for before."""
     job: JobView
+
+
+class Stored(Struct, frozen=True):
+    """A job of a batch."""
+
+    id: str
+    created: bool
+    """False when it was there already."""
+
+
+class BatchAccepted(Struct, frozen=True):
+    """Jobs that were stored, in the order in which they were asked for."""
+
+    jobs: list[Stored]
+
+
+class LookAnswer(Struct, frozen=True):
+    """Jobs that were looked at, in the order in which they were asked for; null for one that is not there."""
+
+    jobs: list[JobView | None]
 
 
 class AttemptView(Struct, frozen=True):
@@ -240,7 +297,60 @@ class ChangeView(Struct, frozen=True):
     """done, requested (its worker was asked) or unchanged (in a state to which this cannot be done)."""
 
 
+class TokenView(Struct, frozen=True):
+    """A token: everything but its secret."""
+
+    id: str
+    name: str
+    scopes: tuple[str, ...]
+    created_at: datetime
+    expires_at: datetime | None
+    created_by: str
+
+
+class TokenList(Struct, frozen=True):
+    """The tokens that have not come to their end, by name."""
+
+    tokens: list[TokenView]
+
+
+class TokenMade(Struct, frozen=True):
+    """A token that was made."""
+
+    secret: str
+    """Shown this once: keep it now."""
+    token: TokenView
+
+
+class EntryView(Struct, frozen=True):
+    """Something that somebody did."""
+
+    at: datetime
+    who: str
+    by: str
+    """token or session, and its id."""
+    address: str
+    act: str
+    on: tuple[str, ...]
+    note: str
+
+
+class EntryList(Struct, frozen=True):
+    """A page of the audit, newest first."""
+
+    entries: list[EntryView]
+    next: str | None
+    """For `after`, to go on; null at the end."""
+
+
 # --- from ours to these -------------------------------------------------------------------------------
+
+
+def json_response(
+    value: Any, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Make an answer of one of these."""
+    return Response(_encode(value), status, headers, "application/json")
 
 
 def moment(at: float | None) -> datetime | None:

@@ -26,7 +26,7 @@ from nightcrew.notes import Notes
 from nightcrew.policy import decide
 from nightcrew.runners.elsewhere import TORN_DOWN, Elsewhere
 from nightcrew.settling import insist, tell_lost
-from nightcrew.slots import BATCH, MAX_UNSETTLED, POLL, POLL_IDLE, PREFETCH_TTL, Slots
+from nightcrew.slots import BATCH, MAX_UNSETTLED, POLL, POLL_DEAF, POLL_IDLE, PREFETCH_TTL, Slots
 
 logger = logging.getLogger("nightcrew.worker")
 
@@ -116,9 +116,9 @@ class Dispatcher:
                     now = self._loop.time()
                     if now + 0.001 >= poll_at:
                         # By the clock: jobs that end here, one after another, must not put it off.
-                        pause = POLL if self._runs else self._pause
+                        pause = min(POLL, self._pause) if self._runs else self._pause
                         poll_at = now + pause * random.uniform(0.8, 1.2)  # noqa: S311
-                        self._pause = min(pause * 1.5, POLL_IDLE) if hints.heard else POLL
+                        self._pause = min(pause * 1.5, POLL_IDLE) if hints.heard else POLL_DEAF
                         self._wake_all()
                     self._nudge.clear()
                     try:

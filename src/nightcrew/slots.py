@@ -20,9 +20,11 @@ PREFETCH_SECONDS = 0.02
 """A worker fetches ahead what it lately ran in that time: much of short jobs, nothing of long ones."""
 MEASURED_OVER = 0.02
 POLL = 1.0
-"""Seconds between two looks for jobs, where nothing tells of them."""
+"""Seconds between two looks for jobs, though hints tell of them, while jobs run."""
+POLL_DEAF = 0.25
+"""The same, where no hints come."""
 POLL_IDLE = 5.0
-"""The same, where hints tell of all but what a process has stored right before it was killed."""
+"""The same, while nothing happens: for what a process has stored right before it was killed, and told nobody."""
 PREFETCH_TTL = 2.0
 """Seconds that a fetched job may wait for a slot here before it is given back to others."""
 

@@ -24,6 +24,8 @@ HEAD = """\
 ENVIRONMENT = {
     "NIGHTCREW_URL": "Where the jobs are, when nothing else says so. Else `sqlite:///nightcrew.db`.",
     "NIGHTCREW_APP": "The app of the command line, as `module:app`.",
+    "NIGHTCREW_SEAL": "The public key that seals arguments, or a file with it.",
+    "NIGHTCREW_UNSEAL": "For workers: private keys that open sealed arguments, or files with them, separated by commas.",
     "NIGHTCREW_LOG_FORMAT": "How workers log: `text`, or `json` for one event a line.",
     "NIGHTCREW_DEMO_DATA": "The folder in which the sample keeps its jobs and files.",
     "NIGHTCREW_DEMO_ALLOW_NETWORK": "Set to 1, it lets the sample convert where LibreOffice's network cannot be closed.",

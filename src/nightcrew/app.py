@@ -14,13 +14,13 @@ from contextlib import (
 )
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
 
 from nightcrew.blob import BlobStore
 from nightcrew.client import AppClient, check_id
-from nightcrew.connect import DEFAULT_URL, full_url
+from nightcrew.connect import DEFAULT_URL, connect_keys, full_url
 from nightcrew.context import Context
 from nightcrew.documents import MAX_REASON, Pause, Wanted, Wish
 from nightcrew.engine import Changed, Engine, Filter, Stats, Verb, WorkerInfo
@@ -31,6 +31,9 @@ from nightcrew.options import Duration, check_name, seconds
 from nightcrew.registry import Tasks
 from nightcrew.task import Call, Job
 from nightcrew.transaction import astore_in, shared, store_in
+
+if TYPE_CHECKING:
+    from nightcrew.sealing import PrivateKey, PublicKey
 
 T = TypeVar("T")
 
@@ -68,14 +71,24 @@ class Nightcrew(Tasks):
 
     url: ``sqlite:///path.db``; by default the environment's NIGHTCREW_URL, else ``sqlite:///nightcrew.db``.
     blobs: the folder for files; by default one beside the database.
+    seal: a `PublicKey`, its text, or a file with it; every job's arguments are then sealed, so that only workers can
+        read them. By default the environment's NIGHTCREW_SEAL. See `docs/sealed-arguments.md`.
+    unseal: for workers, the private keys; by default the environment's NIGHTCREW_UNSEAL.
 
     The plain verbs block, and open the app by themselves; their twins with an ``a`` in front are awaited.
     """
 
-    def __init__(self, url: str | None = None, *, blobs: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        blobs: str | None = None,
+        seal: PublicKey | str | os.PathLike[str] | None = None,
+        unseal: Sequence[PrivateKey | str | os.PathLike[str]] = (),
+    ) -> None:
         super().__init__()
         url = url if url is not None else os.environ.get("NIGHTCREW_URL") or DEFAULT_URL
-        self._app = AppClient(full_url(url), blobs)
+        self._app = AppClient(full_url(url), blobs, connect_keys(seal, unseal))
         self._client = self._app
         self._files = Files(self._app.blob_store, self._app)
         self._entered: list[bool] = []

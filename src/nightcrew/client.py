@@ -33,8 +33,9 @@ from nightcrew.engine import (
 )
 from nightcrew.errors import ConfigurationError, EngineClosed, JobNotFound, ResultNotReady
 from nightcrew.files import SPILLED, spill, unspill
-from nightcrew.job import FINAL, JobDetail, JobRecord, NewJob
+from nightcrew.job import FINAL, Grant, JobDetail, JobRecord, NewJob
 from nightcrew.portal import Portal
+from nightcrew.seal import Keys, open_args, seal_jobs
 from nightcrew.tracing import MODULE as TRACING
 from nightcrew.tracing import enqueueing
 from nightcrew.transaction import joining_of
@@ -53,8 +54,9 @@ LINGER = 2.0
 class AppClient:
     """An app's engine and blob store, open on its home loop; what tasks and job handles talk to."""
 
-    def __init__(self, url: str, blobs: str | None) -> None:
+    def __init__(self, url: str, blobs: str | None, keys: Keys | None = None) -> None:
         self.url = url
+        self.keys = keys
         self.blob_store = connect_blobs(url, blobs)
         self.portal = Portal()
         self._engine: Engine | None = None
@@ -190,6 +192,8 @@ class AppClient:
         if engine is None or not self._is_open_here():
             engine = await self.ready()
         limit = self._inline
+        if self.keys is not None:
+            jobs = await seal_jobs(self.keys, jobs)
         for job in jobs:
             if len(job.args) > limit:
                 jobs = [await self._spilled(job) if len(job.args) > limit else job for job in jobs]
@@ -227,6 +231,8 @@ class AppClient:
     ) -> tuple[Joining, list[tuple[Sequence[NewJob], Request]]]:
         engine = await self.ready()
         joining, limits = joining_of(engine), engine.limits
+        if self.keys is not None:
+            jobs = await seal_jobs(self.keys, jobs)
         whole = [await self._spilled(job) if len(job.args) > self._inline else job for job in jobs]
         parts: list[Sequence[NewJob]] = [
             whole[start : start + limits.batch] for start in range(0, len(whole), limits.batch)
@@ -242,6 +248,18 @@ class AppClient:
                 engine.join().ring()
 
         self.portal.post(ring)
+
+    @property
+    def can_seal(self) -> bool:
+        """Whether arguments are sealed here."""
+        return self.keys is not None and self.keys.can_seal
+
+    async def arguments(self, job: Grant | JobRecord, *, sealed: bool = False) -> bytes:
+        """A job's arguments themselves, wherever they are kept, and opened. On any loop.
+
+        sealed: refuse those that are not. Raises `BlobNotFound` and `CannotUnseal`.
+        """
+        return await open_args(self.keys, job, await self.whole(bytes(job.args)), sealed=sealed)
 
     async def _spilled(self, job: NewJob) -> NewJob:
         args, blobs = await spill(self.blob_store, job.args, self._inline)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from nightcrew.blob import BlobStore
@@ -10,7 +13,12 @@ from nightcrew.engine import Engine
 from nightcrew.errors import ConfigurationError
 from nightcrew.health import Administrator, Doctor
 from nightcrew.moving import Source, Target
+from nightcrew.seal import Keys
 
+if TYPE_CHECKING:
+    from nightcrew.sealing import PrivateKey, PublicKey
+
+SEAL, UNSEAL = "NIGHTCREW_SEAL", "NIGHTCREW_UNSEAL"
 DEFAULT_URL = "sqlite:///nightcrew.db"
 
 _EXISTING = "sqlite:///relative/path.db or sqlite:////absolute/path.db"
@@ -114,6 +122,26 @@ def connect_blobs(url: str, blobs: str | None = None) -> BlobStore:
     from nightcrew.blobs.files import FileBlobStore
 
     return FileBlobStore(folder)
+
+
+def connect_keys(
+    seal: PublicKey | str | os.PathLike[str] | None, unseal: Sequence[PrivateKey | str | os.PathLike[str]]
+) -> Keys | None:
+    """The keys that an app was given, by itself or by the environment; None for none. Raises `ConfigurationError`."""
+    seal = seal if seal is not None else os.environ.get(SEAL) or None
+    unseal = unseal or [value for value in (os.environ.get(UNSEAL),) if value]
+    if seal is None and not unseal:
+        return None
+    if isinstance(unseal, (str, os.PathLike)):
+        raise ConfigurationError("expected `unseal` as a list of private keys, got one; write unseal=[key]")
+    try:
+        from nightcrew.sealing import Keyring, private_keys, public_key
+    except ImportError as error:
+        raise ConfigurationError(
+            f"sealed arguments need the package cryptography, which is not installed ({error}); "
+            "install `nightcrew[sealed]`"
+        ) from error
+    return Keyring(None if seal is None else public_key(seal), private_keys(unseal))
 
 
 def full_url(url: str) -> str:

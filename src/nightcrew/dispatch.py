@@ -54,7 +54,7 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         self._app = app
         self._engine = app.engine
-        self._store = app.blob_store
+        self._client, self._store = app.client, app.blob_store
         self._worker = worker
         self._queues = queues
         self._journal = journal
@@ -251,13 +251,13 @@ class Dispatcher:
         """Run async jobs one after another, until there is none, or one had to be told to stop."""
         this = asyncio.current_task()
         now = turn = _monotonic()
-        hooks = self._app.hooks
+        hooks, client = self._app.hooks, self._client
         run: Run | None = None
         try:
             while slots.queue and not self.holding and not self._full:
                 run = self._begin(slots.queue.popleft(), slots, now)
                 run.task = this
-                begun = begin_on_loop(run, run.grant.args, hooks, self._variables, self._store)
+                begun = begin_on_loop(run, run.grant.args, hooks, self._variables, client)
                 ended = begun if isinstance(begun, Ended) else await begun
                 if ended is None and run.stop is None and this is not None and this.cancelling():
                     # Not the job but this very slot was cancelled: the whole loop is being torn down.

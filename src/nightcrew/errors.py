@@ -9,6 +9,7 @@
     ├── JobFailed               its result was asked for, and it is a dead letter
     ├── JobCancelled            its result was asked for, and it was cancelled
     ├── ResultNotReady          its result was asked for, and it has not finished in time
+    ├── CannotUnseal            sealed arguments that cannot be opened here, or that should have been sealed
     ├── LeaseLost               a write by somebody who no longer holds the job
     ├── BlobNotFound            a file that is not in the blob store (any more)
     └── EngineError             the store could not do what it was asked
@@ -97,6 +98,14 @@ class ResultNotReady(NightcrewError, TimeoutError):
 
 class LeaseLost(NightcrewError):
     """Somebody else holds this job now, so the write was refused and changed nothing."""
+
+
+class CannotUnseal(NightcrewError):
+    """The job's arguments cannot be opened here, or are not sealed although its task takes no others."""
+
+    def __init__(self, job_id: str, why: str) -> None:
+        super().__init__(f"the arguments of job {job_id} cannot be used: {why}")
+        self.job_id = job_id
 
 
 class BlobNotFound(NightcrewError, LookupError):

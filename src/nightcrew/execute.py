@@ -17,9 +17,10 @@ from msgspec import Raw
 
 from nightcrew.app import Hooks
 from nightcrew.blob import BlobStore
+from nightcrew.client import AppClient
 from nightcrew.context import Context, set_current
 from nightcrew.errors import Abort, ConfigurationError, RetryAfter, Snooze, Stopped
-from nightcrew.files import is_spilled, spill, unspill
+from nightcrew.files import is_wrapped, spill
 from nightcrew.job import (
     NO_EXTRAS,
     Ended,
@@ -109,11 +110,11 @@ def arguments(task: AnyTask, args: bytes | Raw, make_context: Callable[[], Conte
     return positional, keyword
 
 
-async def fetched(store: BlobStore, args: bytes) -> bytes | Ended:
-    """The arguments, from the blob store if they were too large for the job's own place."""
+async def fetched(client: AppClient, run: Run) -> bytes | Ended:
+    """The arguments themselves: from the blob store if they were too large for the job's own place, and opened."""
     try:
-        return await unspill(store, args)
-    except Exception as error:  # the file is gone or damaged: this job alone fails
+        return await client.arguments(run.grant, sealed=run.plan.sealed)
+    except Exception as error:  # the file is gone or damaged, the key another one: this job alone fails
         return Ended(Outcome.BAD_ARGUMENTS, error=error_info(error))
 
 
@@ -185,13 +186,14 @@ def run_sync(task: AnyTask, found: Arguments, hooks: Hooks, make_context: Callab
 class Plan:
     """What the worker needs to know of a task."""
 
-    __slots__ = ("keep_failed", "keep_result", "kind", "rule", "signature", "task", "timeout")
+    __slots__ = ("keep_failed", "keep_result", "kind", "rule", "sealed", "signature", "task", "timeout")
 
     def __init__(self, task: AnyTask) -> None:
         options = task.options
         self.task = task
         self.signature = task.signature  # now: a wrong annotation stops the worker, not each job
         self.timeout = options.timeout
+        self.sealed = options.sealed
         self.rule: RetryRule = options.retry
         self.keep_result = options.keep_result
         self.keep_failed = options.keep_failed
@@ -369,20 +371,30 @@ class _Continued:
 
 
 def begin_on_loop(
-    run: Run, args: bytes | Raw, hooks: Hooks, variables: Variables, store: BlobStore
+    run: Run,
+    args: bytes | Raw,
+    hooks: Hooks,
+    variables: Variables,
+    client: AppClient,
+    *,
+    opened: bool = False,
 ) -> Ended | Coroutine[Any, Any, Ended | None]:
     """Begin an `async def` task's job in the calling asyncio task, with a copy of `variables`.
 
     Most jobs never have to wait, and have ended when this returns; of the others it returns the rest,
     to be awaited (None if it was cancelled).
+
+    opened: `args` are what was meant, and not the address of it or a sealed box.
     """
     task = run.plan.task
+    if run.plan.sealed and not opened:
+        return _fetch_and_run(run, hooks, variables, client)
     make_context = run.context
     found = arguments(task, args, make_context)
     if isinstance(found, Ended):
-        # Asked only now, as most jobs carry their arguments; a reference to them fits no task.
-        spilled = is_spilled(bytes(args))
-        return _fetch_and_run(run, bytes(args), hooks, variables, store) if spilled else found
+        # Asked only now, as most jobs carry their arguments as they are; nothing else fits a task.
+        wrapped = not opened and is_wrapped(bytes(args))
+        return _fetch_and_run(run, hooks, variables, client) if wrapped else found
     if hooks.around:
         coroutine = run_async(task, found, hooks, make_context)
     else:
@@ -407,16 +419,14 @@ def _first_step(coroutine: Coroutine[Any, Any, Any], make_context: Callable[[], 
     return coroutine.send(None)
 
 
-async def _fetch_and_run(
-    run: Run, args: bytes, hooks: Hooks, variables: Variables, store: BlobStore
-) -> Ended | None:
+async def _fetch_and_run(run: Run, hooks: Hooks, variables: Variables, client: AppClient) -> Ended | None:
     try:
-        found = await fetched(store, args)
+        found = await fetched(client, run)
     except asyncio.CancelledError:
         return None
     if isinstance(found, Ended):
         return found
-    begun = begin_on_loop(run, found, hooks, variables, store)
+    begun = begin_on_loop(run, found, hooks, variables, client, opened=True)
     return begun if isinstance(begun, Ended) else await begun
 
 

@@ -20,6 +20,7 @@ import msgspec
 
 from nightcrew.blob import Blob, BlobStore
 from nightcrew.errors import ArgumentsError, BlobNotFound, ConfigurationError, LimitExceeded
+from nightcrew.seal import SEALED
 from nightcrew.threads import Threads
 
 CHUNK = 256 * 1024
@@ -45,6 +46,7 @@ R = TypeVar("R")
 _CONTENT_TYPE = re.compile(r"[!#$&^_.+\-a-zA-Z0-9]{1,100}/[!#$&^_.+\-a-zA-Z0-9]{1,100}(;[ -~]{1,200})?")
 SPILLED = b'{"$blob"'
 """How JSON starts that is only the address of the real one."""
+_WRAPPED = (SPILLED, SEALED)
 
 
 class _Envelope(msgspec.Struct):
@@ -233,6 +235,11 @@ class BlobReader(io.RawIOBase):
 
 
 # arguments and results that are too large for the engine
+
+
+def is_wrapped(data: bytes) -> bool:
+    """Whether stored JSON is not yet what was meant: the address of it, or a sealed box."""
+    return data.startswith(_WRAPPED)
 
 
 def is_spilled(data: bytes) -> bool:

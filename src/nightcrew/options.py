@@ -171,6 +171,7 @@ class TaskOptions:
     tags: tuple[str, ...] = ()
     run_in: RunIn = "auto"
     masked: tuple[str, ...] = ()
+    sealed: bool = False
 
 
 class TaskSettings(TypedDict, total=False):
@@ -188,6 +189,7 @@ class TaskSettings(TypedDict, total=False):
     tags: Iterable[str]
     run_in: RunIn
     masked: Iterable[str]
+    sealed: bool
 
 
 class CallSettings(TypedDict, total=False):

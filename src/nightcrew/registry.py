@@ -34,6 +34,7 @@ class CommandSettings(TypedDict, total=False):
     keep_result: Duration
     keep_failed: Duration
     tags: Sequence[str]
+    sealed: bool
 
 
 class Decorator(Protocol):
@@ -102,6 +103,7 @@ class Tasks:
         run_in: ``"process"`` for a child process that can be killed.
         masked: parameters whose values nobody is shown; ``"return"`` for the result, which then only those
             see who ask for it, as `job.result()` does.
+        sealed: True refuses to enqueue without a key (`Nightcrew(seal=...)`), and to run what is not sealed.
 
         Raises `ConfigurationError` for an option that does not exist or cannot be.
         """

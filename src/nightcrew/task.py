@@ -35,7 +35,7 @@ R_co = TypeVar("R_co", covariant=True)
 class Client(JoiningClient, Protocol):
     """What tasks and job handles need of an app. The awaited methods run on its home loop."""
 
-    async def store(self, jobs: Sequence[NewJob]) -> list[JobRecord | None]:
+    def store(self, jobs: Sequence[NewJob]) -> Coroutine[Any, Any, list[JobRecord | None]]:
         """Store jobs; None for each that was created, and the one that was there already for others."""
         ...
 
@@ -57,6 +57,11 @@ class Client(JoiningClient, Protocol):
 
     async def whole(self, data: bytes) -> bytes:
         """Stored JSON itself, also where it was too large for the engine."""
+        ...
+
+    @property
+    def can_seal(self) -> bool:
+        """Whether arguments are sealed here."""
         ...
 
 
@@ -267,6 +272,11 @@ class Call(Generic[R_co]):
         template = self._template
         task = self._task
         signature = task.signature
+        if task.options.sealed and not task.client.can_seal:
+            raise ConfigurationError(
+                f"task {task.name} takes sealed arguments only, and there is no key here to seal with; "
+                "give the app seal=PublicKey(...), or set NIGHTCREW_SEAL"
+            )
         return NewJob(
             template.id or new_id(),
             task.options.name,

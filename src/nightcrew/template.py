@@ -92,6 +92,7 @@ def task_options(name: str, settings: Mapping[str, Any]) -> TaskOptions:
         tags=check_tags(given.get("tags", ())),
         run_in=run_in,
         masked=check_masked(given.get("masked", ())),
+        sealed=_flag(given.get("sealed", False), "sealed"),
     )
     if "retry" not in given:
         return options

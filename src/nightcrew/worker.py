@@ -77,6 +77,7 @@ class Worker:
                 f"expected `lease` to be at least twice `beat`, got lease={lease!r} and beat={beat!r}; "
                 "otherwise one late heartbeat loses every job"
             )
+        _check_keys(app)
         cores = os.cpu_count() or 1
         self._app = app
         self._queues = tuple(queues)
@@ -289,6 +290,17 @@ class Worker:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.05):
                     await self._staged.wait()
+
+
+def _check_keys(app: Nightcrew) -> None:
+    """Refuse to run where every job of a sealed task would become a dead letter."""
+    keys = app.client.keys
+    sealed = sorted(name for name, task in app.tasks.items() if task.options.sealed)
+    if sealed and (keys is None or not keys.can_open):
+        raise ConfigurationError(
+            f"expected a private key for the sealed arguments of {', '.join(sealed[:5])}, got none; "
+            "give the app unseal=[...], or set NIGHTCREW_UNSEAL, where workers run"
+        )
 
 
 async def _awaited(value: Any) -> None:

@@ -67,7 +67,7 @@ class Log:
 @pytest.fixture
 def context() -> Context:
     context = Context(grant(attempts=1), Silent(), "0199-worker")
-    context.trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    context.traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     return context
 
 

@@ -22,6 +22,8 @@ BLOB = Blob(id="01a200c5-7dc8-7000-bd24-009034a674f2", name="deck.pptx", size=3,
 class Desk:
     """A client that keeps what it is given, to look at."""
 
+    can_seal = False
+
     def __init__(self) -> None:
         self.jobs: list[NewJob] = []
         self.there: JobRecord | None = None

@@ -12,6 +12,7 @@ import click
 
 from nightcrew.cli.failing import MEANINGS, told
 from nightcrew.cli.jobs import jobs
+from nightcrew.cli.keys import keys
 from nightcrew.cli.options import Group, global_options, json_option, store_options, worker_url_option
 from nightcrew.cli.queues import queues
 from nightcrew.cli.workers import workers
@@ -205,6 +206,7 @@ def worker(app: str | None, url: str | None, **settings: Any) -> None:
 main.add_command(jobs)
 main.add_command(queues)
 main.add_command(workers)
+main.add_command(keys)
 
 
 @main.command()

@@ -16,6 +16,7 @@ from nightcrew.errors import BlobNotFound
 from nightcrew.files import is_spilled
 from nightcrew.job import AttemptRecord, ErrorInfo, JobDetail, JobRecord
 from nightcrew.masking import Masked
+from nightcrew.seal import is_sealed
 from nightcrew.words import moment, plain, plain_lines, pretty_json, several, shorten, size, span
 
 LINES = 12
@@ -145,6 +146,10 @@ class Page:
         yield _heading(title)
         if not self._full and is_spilled(data):
             yield f"  large ({size(shapes.value(data)['$blob']['size'])}), in the blob store; --full shows it"
+            return
+        if is_sealed(data):
+            key = shapes.value(data)["$sealed"]["key"]
+            yield f"  sealed for the key {plain(key)}: only workers that have it can read them"
             return
         yield from self._block(plain_lines(pretty_json(shapes.value(data))), "  ")
 

@@ -345,7 +345,7 @@ def prepare(setup: Setup) -> Nightcrew:
     sys.path[:] = setup.path
     sys.argv[:] = setup.argv
     if setup.app is None:
-        return Nightcrew(setup.url, blobs=setup.blobs)
+        return Nightcrew(setup.url, blobs=setup.blobs, seal=setup.seal)
     app = _reach(load_module(setup.app), setup.app.name)
     if not isinstance(app, Nightcrew):
         raise ConfigurationError(

@@ -9,7 +9,7 @@ from contextvars import Context as Variables
 from nightcrew.app import Nightcrew
 from nightcrew.deadlines import GRACE
 from nightcrew.execute import AnyTask, Run, error_info, fetched, run_in_thread
-from nightcrew.files import is_spilled
+from nightcrew.files import is_wrapped
 from nightcrew.job import Ended, Outcome
 from nightcrew.runners.killable import run_killable
 from nightcrew.runners.process import ProcessRunner
@@ -28,7 +28,7 @@ class Elsewhere:
         self, app: Nightcrew, sizes: Mapping[str, int], variables: Variables, deliver: Deliver
     ) -> None:
         self._app = app
-        self._store = app.blob_store
+        self._client = app.client
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadRunner(sizes["thread"], self._loop, variables)
         self._children = ProcessRunner(app, sizes["process"], grace=GRACE)
@@ -49,10 +49,10 @@ class Elsewhere:
         args = bytes(run.grant.args)
 
         def work() -> Ended:
-            if not is_spilled(args):
+            if not run.plan.sealed and not is_wrapped(args):
                 return run_in_thread(run, args, self._app.hooks)
             try:
-                found = asyncio.run_coroutine_threadsafe(fetched(self._store, args), self._loop).result()
+                found = asyncio.run_coroutine_threadsafe(fetched(self._client, run), self._loop).result()
             except BaseException:  # the loop is being torn down
                 return Ended(Outcome.RETURNED, reason=TORN_DOWN)
             return found if isinstance(found, Ended) else run_in_thread(run, found, self._app.hooks)
@@ -67,7 +67,7 @@ class Elsewhere:
 
     def _start_in_child(self, slots: Slots, run: Run) -> None:
         async def work() -> Ended | None:
-            args = await fetched(self._store, bytes(run.grant.args))
+            args = await fetched(self._client, run)
             return args if isinstance(args, Ended) else await run_killable(run, args, self._children)
 
         def deliver(task: asyncio.Task[Ended | None]) -> None:

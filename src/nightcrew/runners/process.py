@@ -172,12 +172,14 @@ class ProcessRunner:
     def _make_setup(self) -> Setup:
         if self._setup is None:
             folder = getattr(self._app.blob_store, "folder", None)
+            keys = self._app.client.keys
             self._setup = Setup(
                 url=self._app.url,
                 blobs=None if folder is None else str(folder),
                 app=_place_of(self._app),
                 path=list(sys.path),
                 argv=list(sys.argv),
+                seal=None if keys is None else keys.public_text,
             )
         return self._setup
 

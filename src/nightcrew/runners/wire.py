@@ -34,6 +34,8 @@ class Setup(Struct, tag="setup", frozen=True):
     """None for an app that no module keeps: its jobs get one like it, but without its hooks."""
     path: list[str]
     argv: list[str]
+    seal: str | None = None
+    """The public key, for an app that no module keeps."""
 
 
 class Run(Struct, tag="run"):

@@ -24,6 +24,7 @@ from nightcrew.errors import JobNotFound, UnknownTask, VersionConflict
 from nightcrew.job import Extras, JobDetail, JobRecord, NewJob
 from nightcrew.masking import Masked
 from nightcrew.options import CallSettings, TaskOptions, check_name
+from nightcrew.seal import is_sealed
 from nightcrew.storable import find_blobs
 from nightcrew.task import Task
 from nightcrew.web.audit import Audit
@@ -215,16 +216,22 @@ class Desk:
         """
         old = await self.job(who, job_id)
         await self.audit.record(who, act, (job_id,), "with other arguments" if args is not None else "")
+        if is_sealed(await self.whole(old.args)) and not self.app.client.can_seal:
+            raise Refused(
+                HTTPStatus.CONFLICT,
+                "The arguments are sealed, and there is no key here to seal those of another job.",
+                job_id,
+                "Give this site the public key (NIGHTCREW_SEAL), or enqueue the job where it was enqueued.",
+            )
         task = self.app.tasks.get(old.task)
         if args is None:
-            data = await self.whole(old.args)
+            data = await self.app.client.arguments(old)
             blobs = _blobs(decode_value(data)) if task is None else find_blobs(task.signature.decode(data))
         else:
             # What was left masked is as it was: nobody has to know it to run the job again.
             marked = self.shown(who, old)
-            edited: dict[str, Any] = decode_value(
-                marked.restore(encode_value(args), await self.whole(old.args))
-            )
+            original = await self.app.client.arguments(old) if marked.names else b""
+            edited: dict[str, Any] = decode_value(marked.restore(encode_value(args), original))
             fresh = self._checked(old.task, {}, edited)
             data, blobs = fresh.args, fresh.blobs
         new = NewJob(
@@ -235,7 +242,7 @@ class Desk:
             priority=old.priority,
             max_attempts=old.max_attempts,
             rerun_if_lost=old.rerun_if_lost,
-            extras=msgspec.structs.replace(old.extras, origin=_origin(who), expires_at=None),
+            extras=msgspec.structs.replace(old.extras, origin=_origin(who), expires_at=None, trace=None),
             blobs=blobs,
             codec=old.codec,
         )

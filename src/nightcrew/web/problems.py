@@ -63,6 +63,7 @@ _KINDS: tuple[tuple[type[Exception], HTTPStatus, str], ...] = (
     (errors.BlobNotFound, HTTPStatus.NOT_FOUND, "There is no such file."),
     (errors.UnknownTask, HTTPStatus.UNPROCESSABLE_ENTITY, "There is no such task."),
     (errors.ArgumentsError, HTTPStatus.UNPROCESSABLE_ENTITY, "The arguments do not fit the task."),
+    (errors.CannotUnseal, HTTPStatus.CONFLICT, "The arguments are sealed, and cannot be opened here."),
     (errors.LimitExceeded, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "This is larger than is allowed."),
     (errors.VersionConflict, HTTPStatus.CONFLICT, "Somebody else has changed this meanwhile."),
     (errors.ConfigurationError, HTTPStatus.UNPROCESSABLE_ENTITY, "An option cannot be as it was given."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import shutil
 import socket
@@ -14,7 +15,8 @@ import psutil
 import pytest
 from pypdf import PdfReader
 
-from nightcrew.demo import cage, office
+from nightcrew.demo import cage, confine, office
+from nightcrew.demo.confine import CannotConfine
 from nightcrew.demo.office import OfficeFailed, OfficeMissing, convert_deck
 from nightcrew.demo.sniff import Deck, NotThatKind, inspect_deck
 from tests.waiting import await_until
@@ -23,11 +25,12 @@ from tests.web.decks import CJK_TITLE, deck, linking_deck, linking_odp, picture
 pytestmark = pytest.mark.office
 
 
-async def convert(tmp_path: Path, source: Path) -> PdfReader:
+async def convert(tmp_path: Path, source: Path, *, first_page: bool = False) -> PdfReader:
     folder = tmp_path / "run"
     folder.mkdir()
     upload = Path(shutil.copy(source, folder / "upload"))
-    return PdfReader(await convert_deck(upload, inspect_deck(upload), folder))
+    with await convert_deck(upload, inspect_deck(upload), folder, first_page=first_page) as pdf:
+        return PdfReader(io.BytesIO(pdf.read()))
 
 
 async def test_a_real_deck_becomes_a_real_pdf(soffice: str, tmp_path: Path) -> None:
@@ -41,6 +44,11 @@ async def test_a_real_deck_becomes_a_real_pdf(soffice: str, tmp_path: Path) -> N
     assert "cell 22" in texts[2]
     assert pdf.pages[3].images
     assert "February" in texts[4]
+
+
+async def test_the_first_page_alone(soffice: str, tmp_path: Path) -> None:
+    [page] = (await convert(tmp_path, deck(tmp_path / "deck.pptx"), first_page=True)).pages
+    assert "Nightcrew" in page.extract_text()
 
 
 @pytest.mark.parametrize("kind", ["odp", "ppt"])
@@ -69,7 +77,7 @@ async def test_a_deck_cannot_read_the_files_of_this_machine(
     soffice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, allowed: str
 ) -> None:
     """LibreOffice puts a linked file into the PDF, network or not: it must not be able to open it."""
-    monkeypatch.setenv(office.ALLOW_FILES, allowed)
+    monkeypatch.setenv(confine.ALLOW_FILES, allowed)
     secret = tmp_path / "secret.png"
     secret.write_bytes(picture())
     if kind == "pptx":
@@ -94,7 +102,7 @@ async def test_a_deck_cannot_reach_the_network(
     soffice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: str
 ) -> None:
     """Cut off by the kernel: shown without the setting that forbids links in the first place."""
-    monkeypatch.setenv(office.ALLOW_NETWORK, allowed)
+    monkeypatch.setenv(confine.ALLOW_NETWORK, allowed)
     monkeypatch.setattr(office, "SETTINGS", links_allowed())
     with socket.create_server(("127.0.0.1", 0)) as canary:
         hits: list[object] = []
@@ -145,15 +153,16 @@ def stand_in(tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> Pa
     program.chmod(0o755)
     monkeypatch.setattr(office, "find_soffice", lambda: str(program))
     # They tell what they see by writing files.
-    monkeypatch.setenv(office.ALLOW_FILES, "1")
+    monkeypatch.setenv(confine.ALLOW_FILES, "1")
     return program
 
 
-async def run(tmp_path: Path) -> Path:
+async def run(tmp_path: Path) -> bytes:
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "upload").write_bytes(b"x")
-    return await convert_deck(folder / "upload", Deck(".pptx", "filter", 1), folder)
+    with await convert_deck(folder / "upload", Deck(".pptx", "filter", 1), folder) as pdf:
+        return pdf.read()
 
 
 @pytest.mark.parametrize(
@@ -174,6 +183,28 @@ async def test_only_a_whole_pdf_counts(
 ) -> None:
     stand_in(tmp_path, script, monkeypatch)
     with pytest.raises(kind, match=says):
+        await run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "mkdir output; ln -s {secret} output/input.pdf",
+        "ln -s {folder} output",
+        "mkdir output; mkfifo output/input.pdf",
+        "mkdir -p output/input.pdf",
+    ],
+    ids=["a link", "a linked folder", "a pipe", "a folder"],
+)
+async def test_what_it_leaves_is_no_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    """A LibreOffice that was taken over could read nothing, and so would have us read it."""
+    secret = tmp_path / "secret" / "input.pdf"
+    secret.parent.mkdir()
+    secret.write_text("%PDF-1.7 of somebody else %%EOF")
+    stand_in(tmp_path, script.format(secret=secret, folder=secret.parent), monkeypatch)
+    with pytest.raises(OfficeFailed, match="without a PDF"):
         await run(tmp_path)
 
 
@@ -209,7 +240,7 @@ async def test_one_that_hangs_is_ended_with_all_its_children(
 
 async def test_where_files_cannot_be_shut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(tmp_path, f"echo files cannot be shut off here >&2; exit {cage.NO_CAGE}", monkeypatch)
-    with pytest.raises(OfficeMissing, match=f"cannot be shut off here.*{office.ALLOW_FILES}=1"):
+    with pytest.raises(CannotConfine, match=f"cannot be shut off here.*{confine.ALLOW_FILES}=1"):
         await run(tmp_path)
 
 
@@ -238,7 +269,12 @@ async def test_what_a_program_in_the_cage_can_do(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "file").write_text("content")
     (inside / "link").symlink_to(outside / "file")
+    lent = tmp_path / "lent"
+    lent.mkdir()
+    (lent / "file").write_text("content")
     script = f"""
+        cat {lent}/file > /dev/null && echo CAN-READ-WHAT-IS-LENT
+        echo x > {lent}/file && echo WRITTEN
         cat {inside}/file > {inside}/copy && echo CAN-WRITE-INSIDE
         mkdir {inside}/sub && mv {inside}/copy {inside}/sub/copy && echo CAN-MOVE-INSIDE
         ls /usr/lib > /dev/null && echo CAN-READ-PROGRAMS
@@ -260,6 +296,8 @@ async def test_what_a_program_in_the_cage_can_do(tmp_path: Path) -> None:
         "-I",
         "-S",
         cage.__file__,
+        "--read",
+        str(lent),
         str(inside),
         "/bin/sh",
         "-c",
@@ -269,7 +307,12 @@ async def test_what_a_program_in_the_cage_can_do(tmp_path: Path) -> None:
     )
     said, _ = await process.communicate()
     assert process.returncode == 0
-    assert said.decode().split() == ["CAN-WRITE-INSIDE", "CAN-MOVE-INSIDE", "CAN-READ-PROGRAMS"]
+    assert said.decode().split() == [
+        "CAN-READ-WHAT-IS-LENT",
+        "CAN-WRITE-INSIDE",
+        "CAN-MOVE-INSIDE",
+        "CAN-READ-PROGRAMS",
+    ]
     assert (outside / "file").read_text() == "content"
     assert [path.name for path in outside.iterdir()] == ["file"]
 
@@ -282,5 +325,5 @@ async def test_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 async def test_one_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.unlink(stand_in(tmp_path, "", monkeypatch))
-    with pytest.raises(OfficeMissing, match=f"cannot be run here.*{office.ALLOW_NETWORK}=1"):
+    with pytest.raises(CannotConfine, match=f"cannot be run here.*{confine.ALLOW_NETWORK}=1"):
         await run(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from http import HTTPStatus
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -29,19 +30,24 @@ async def pieces(body: bytes, size: int) -> AsyncGenerator[bytes, None]:
         yield body[start : start + size]
 
 
-async def read(
-    body: bytes, *, size: int = 1000, limit: int = 1 << 20, kind: str = KIND
-) -> tuple[str, bytes, bytes]:
-    upload = Upload(Headers({"content-type": kind}), pieces(body, size), limit)
-    await upload.start()
-    content = b"".join([chunk async for chunk in upload.chunks()])
-    await upload.finish()
-    return upload.name, upload.head, content
+async def read_all(
+    body: bytes, *, size: int = 1000, limit: int = 1 << 20, kind: str = KIND, files: int = 1
+) -> list[tuple[str, bytes, bytes]]:
+    upload = Upload(Headers({"content-type": kind}), pieces(body, size), limit, files)
+    return [
+        (file.name, file.head, b"".join([chunk async for chunk in file.chunks()]))
+        async for file in upload.files()
+    ]
 
 
-async def refused(body: bytes, **options: object) -> Refused:
+async def read(body: bytes, **options: Any) -> tuple[str, bytes, bytes]:
+    [file] = await read_all(body, **options)
+    return file
+
+
+async def refused(body: bytes, **options: Any) -> Refused:
     with pytest.raises(Refused) as caught:
-        await read(body, **options)  # type: ignore[arg-type]
+        await read_all(body, **options)
     return caught.value
 
 
@@ -49,6 +55,40 @@ async def refused(body: bytes, **options: object) -> Refused:
 @given(content=st.binary(min_size=1, max_size=9000), size=st.integers(1, 5000))
 async def test_content_comes_out_as_it_went_in(content: bytes, size: int) -> None:
     assert await read(part(content) + END, size=size) == ("deck.pptx", content[:HEAD], content)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    contents=st.lists(st.binary(min_size=1, max_size=9000), min_size=1, max_size=5), size=st.integers(1, 5000)
+)
+async def test_several_files_come_out_as_they_went_in(contents: list[bytes], size: int) -> None:
+    names = [f"{number}.pptx" for number in range(len(contents))]
+    form = [
+        part(content, f'form-data; name="Upload"; filename="{name}"')
+        for name, content in zip(names, contents, strict=True)
+    ]
+    empty = part(b"", 'form-data; name="Upload"; filename=""')
+    body = b"".join([*form, part(b"field", 'form-data; name="Other"'), empty, END])
+    found = await read_all(body, size=size, files=6)
+    assert found == [(name, content[:HEAD], content) for name, content in zip(names, contents, strict=True)]
+
+
+async def test_no_more_files_than_allowed() -> None:
+    assert len(await read_all(part(b"x") * 3 + END, files=3)) == 3
+    error = await refused(part(b"x") * 3 + END, files=2)
+    assert error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    assert "at once, which is 2" in str(error)
+
+
+async def test_an_empty_file_among_others_is_refused_with_all_of_them() -> None:
+    body = part(b"x") + part(b"", 'form-data; name="Upload"; filename="b.pptx"') + part(b"y") + END
+    assert "“b.pptx” is empty" in str(await refused(body, files=5))
+
+
+async def test_each_file_may_have_the_size_that_one_may() -> None:
+    assert len(await read_all(part(b"x" * 1000) * 3 + END, limit=1000, files=3)) == 3
+    error = await refused(part(b"x" * 1000) + part(b"x" * 1001) + END, limit=1000, files=3)
+    assert error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 
 async def test_content_that_looks_like_a_boundary() -> None:
@@ -62,7 +102,6 @@ async def test_other_fields_do_not_matter() -> None:
         part(b"a value", 'form-data; name="Upload"')
         + part(b"another file", 'form-data; name="Other"; filename="x"')
         + part(b"content")
-        + part(b"a second file")
         + END
     )
     assert (await read(body))[2] == b"content"
@@ -159,9 +198,8 @@ async def test_a_browser_that_goes_away() -> None:
         raise ClientDisconnect
 
     upload = Upload(Headers({"content-type": KIND}), body(), 1 << 20)
-    await upload.start()
     with pytest.raises(Refused, match="went away"):
-        _ = [chunk async for chunk in upload.chunks()]
+        _ = [chunk async for file in upload.files() async for chunk in file.chunks()]
 
 
 async def test_content_is_never_kept_whole() -> None:
@@ -172,10 +210,10 @@ async def test_content_is_never_kept_whole() -> None:
         yield b"\r\n" + END
 
     upload = Upload(Headers({"content-type": KIND}), body(), 1 << 30)
-    await upload.start()
     largest = total = 0
-    async for chunk in upload.chunks():
-        largest = max(largest, len(chunk))
-        total += len(chunk)
+    async for file in upload.files():
+        async for chunk in file.chunks():
+            largest = max(largest, len(chunk))
+            total += len(chunk)
     assert total == 20_000_000
     assert largest <= 20_000

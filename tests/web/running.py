@@ -143,6 +143,8 @@ class Site:
         self.gate = Gate(self.sample.site, self.keys, self.sample.pages.refusal)
 
     def client(self, *, signed_in: bool = True, **headers: str) -> httpx2.AsyncClient:
+        """A browser or script; an underscore in the name of a header stands for a hyphen."""
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
         if signed_in:
             headers = {"authorization": f"Bearer {self.keys.token}", **headers}
         return httpx2.AsyncClient(

@@ -1,190 +1,298 @@
-"""The sample in a real browser: a real deck to a real PDF, an image, a lie, trouble on the way, and no script but ours."""
+"""The sample in a real browser: real decks, lies, trouble on the way, other people, and no script but ours.
+
+What shows the store is run on both engines; everything else shares one demo that is at work, and one that is not.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
-from PIL import Image
-from playwright.async_api import BrowserContext, Page, Route, async_playwright, expect
+import pytest_asyncio
+from playwright.async_api import Browser, Route, expect
 from pypdf import PdfReader
 
+from nightcrew.demo.texts import LANGUAGES, texts
 from tests.parts import need
+from tests.web.browsing import Visit, browsing, ids_in, running_browser, visiting, where
 from tests.web.decks import CJK_TITLE, deck, picture
 from tests.web.running import Demo
 
-# The pages are the same on every engine; what goes through from end to end runs on each.
-pytestmark = [pytest.mark.browser, pytest.mark.engine("sqlite")]
-
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+# One loop for all, as they share a browser.
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 
-class Visit:
-    """One browser window on a demo, which takes down everything that a page must not do."""
-
-    def __init__(self, page: Page, demo: Demo) -> None:
-        self.page = page
-        self.demo = demo
-        self.trouble: list[str] = []
-        self.requests: list[str] = []
-        page.on("console", self._console)
-        page.on("pageerror", lambda error: self.trouble.append(f"error: {error}"))
-        page.on("dialog", self._dialog)
-        page.on("request", lambda request: self.requests.append(request.url))
-
-    def _console(self, message: Any) -> None:
-        # A failed load is reported here too; those are wanted in some tests, and seen by what the page does.
-        if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
-            self.trouble.append(f"{message.type}: {message.text}")
-
-    async def _dialog(self, dialog: Any) -> None:
-        self.trouble.append(f"dialog: {dialog.message}")
-        await dialog.dismiss()
-
-    async def sign_in(self) -> None:
-        await self.page.goto(self.demo.link)
-        await expect(self.page).to_have_url(self.demo.base + "/")
-
-    async def upload(self, name: str, content: bytes) -> str:
-        """Send a file by the form; return the job's id."""
-        await self.page.goto(self.demo.base + "/Upload")
-        await self.page.set_input_files(
-            "#Upload", {"name": name, "mimeType": "application/octet-stream", "buffer": content}
-        )
-        await self.page.click("text=Export to PDF")
-        await self.page.wait_for_url("**/Progress?jobId=*")
-        return self.page.url.rpartition("=")[2]
-
-    async def ends(self, word: str, timeout: float = 60_000) -> None:
-        await expect(self.page.locator("h1")).to_have_text(word, timeout=timeout)
-
-    async def download(self, folder: Path) -> Path:
-        async with self.page.expect_download() as waiting:
-            await self.page.click("text=Download")
-        download = await waiting.value
-        path = folder / download.suggested_filename
-        await download.save_as(path)
-        return path
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser(browser_executable: str) -> AsyncIterator[Browser]:
+    """The browser of all tests here; each has its own cookies and pages."""
+    async with running_browser(browser_executable) as browser:
+        yield browser
 
 
-@pytest.fixture
-def demo(tmp_path: Path, database_url: str) -> Any:
+@pytest.fixture(scope="module")
+def working(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    """A demo that does its jobs, of all tests here."""
     need("browser")
-    with Demo(tmp_path / "data", env=where(database_url)) as demo:
+    with Demo(tmp_path_factory.mktemp("working") / "data", "--max-upload=5000000") as demo:
         yield demo
 
 
-def where(url: str) -> dict[str, str]:
-    """What tells the sample where its jobs are; without being told it keeps them in its data folder."""
-    return {} if url.startswith("sqlite:") else {"NIGHTCREW_URL": url}
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    """A demo whose jobs wait for a worker that never comes."""
+    need("browser")
+    with Demo(tmp_path_factory.mktemp("idle") / "data", "--no-worker") as demo:
+        yield demo
 
 
-@asynccontextmanager
-async def browsing(executable: str, **options: Any) -> AsyncIterator[BrowserContext]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        try:
-            context = await browser.new_context(**options)
-            # Told in the page itself, before any of its scripts.
-            await context.add_init_script(
-                "document.addEventListener('securitypolicyviolation', e =>"
-                " console.error('CSP ' + e.violatedDirective + ' ' + e.blockedURI))"
-            )
-            yield context
-        finally:
-            await browser.close()
-
-
-@pytest.fixture
-async def visit(browser_executable: str, demo: Demo) -> AsyncIterator[Visit]:
-    """A signed in visitor; at the end, nothing forbidden may have happened."""
-    async with browsing(browser_executable) as context:
-        visit = Visit(await context.new_page(), demo)
-        await visit.sign_in()
+@pytest_asyncio.fixture(loop_scope="module")
+async def visit(browser: Browser, working: Demo) -> AsyncIterator[Visit]:
+    """A visitor of the demo that is at work."""
+    async with visiting(browser, working) as visit:
         yield visit
-    assert not visit.trouble
-    assert all(url.startswith(demo.base) for url in visit.requests), "a request left the machine"
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def waiting(browser: Browser, idle: Demo) -> AsyncIterator[Visit]:
+    """A visitor of the demo that is not."""
+    async with visiting(browser, idle) as visit:
+        yield visit
+
+
+# from end to end, on both engines
 
 
 @pytest.mark.office
-@pytest.mark.engine("sqlite", "postgres")
-async def test_a_deck_becomes_a_pdf(visit: Visit, soffice: str, tmp_path: Path) -> None:
-    source = deck(tmp_path / "deck.pptx")
+@pytest.mark.postgres
+async def test_files_become_what_they_should(
+    browser: Browser, soffice: str, tmp_path: Path, database_url: str
+) -> None:
+    source = deck(tmp_path / "deck.pptx").read_bytes()
     words: list[str] = []
 
     def seen(word: str) -> None:
         words.append(word)
 
-    await visit.page.expose_function("seen", seen)
-    await visit.page.add_init_script(
-        "addEventListener('DOMContentLoaded', () => { const h = document.querySelector('#status');"
-        " if (h) { seen(h.textContent); new MutationObserver(() => seen(h.textContent))"
-        ".observe(h, { childList: true }); } })"
-    )
-    await visit.upload("Quarter 3, 夜班.v2.pptx", source.read_bytes())
-    download = visit.page.locator("text=Download")
-    await visit.ends("ok")
-    assert words[0] in ("waiting", "processing")
-    assert words[-1] == "ok"
-    assert [word for word in words if word not in ("waiting", "processing", "ok")] == []
-    await expect(download).to_be_visible()
-    await expect(visit.page.locator("#info")).to_be_hidden()
-    await expect(visit.page.locator("text=Go to upload page")).to_be_visible()
-    path = await visit.download(tmp_path)
-    assert path.name == "Quarter 3, 夜班.v2.pdf"
-    texts = [page.extract_text() for page in PdfReader(path).pages]
-    assert len(texts) == 5
-    assert CJK_TITLE[0] in texts[0]
+    with Demo(tmp_path / "data", env=where(database_url)) as demo:
+        async with visiting(browser, demo) as visit:
+            page = visit.page
+            await page.expose_function("seen", seen)
+            await page.add_init_script(
+                "addEventListener('DOMContentLoaded', () => { const h = document.querySelector('#status');"
+                " if (h) { seen(h.textContent); new MutationObserver(() => seen(h.textContent))"
+                ".observe(h, { childList: true }); } })"
+            )
+            # A picture, dropped while the deck is chosen and sent by the form.
+            await visit.drop(("photo.png", picture(size=(3000, 2000))))
+            await visit.shows("photo.png", "ok")
+            await visit.upload("Quarter 3, 夜班.v2.pptx", source)
+            await visit.ends("ok")
+            await visit.has_picture("Quarter 3, 夜班.v2.pptx")
+            assert words[0] in ("waiting", "processing")
+            assert words[-1] == "ok"
+            assert set(words) <= {"waiting", "processing", "ok"}
+            await expect(page.locator(".info")).to_be_hidden()
+            await expect(page.locator("text=Go to upload page")).to_be_visible()
+            path = await visit.download(tmp_path)
+            assert path.name == "Quarter 3, 夜班.v2.pdf"
+            # Nobody asks any more, and nothing is followed.
+            count = len(visit.requests)
+            await page.click("text=Go to upload page")
+            await visit.has_picture("photo.png")
+            assert not [url for url in visit.requests[count:] if "/api/status" in url or "/api/events" in url]
+            await page.locator(".file", has_text="photo.png").get_by_text("Download").is_visible()
+    texts_of_pages = [page.extract_text() for page in PdfReader(path).pages]
+    assert len(texts_of_pages) == 5
+    assert CJK_TITLE[0] in texts_of_pages[0]
     for number, words_of_page in enumerate(
         ("Nightcrew", "Nothing was lost", "cell 22", "Picture", "February")
     ):
-        assert words_of_page in texts[number]
-    # Polling has ended, and stays ended.
-    count = len(visit.requests)
-    async with visit.page.expect_response("**/static/upload*"):
-        await visit.page.click("text=Go to upload page")
-    assert not [url for url in visit.requests[count:] if "/api/status/" in url]
+        assert words_of_page in texts_of_pages[number]
 
 
-@pytest.mark.engine("sqlite", "postgres")
-async def test_an_image_becomes_a_thumbnail(visit: Visit, tmp_path: Path) -> None:
-    await visit.upload("photo.png", picture(size=(3000, 2000)))
-    await visit.ends("ok")
-    path = await visit.download(tmp_path)
-    assert path.name == "photo-thumbnail.jpg"
-    with Image.open(path) as small:
-        assert small.size == (512, 341)
+@pytest.mark.postgres
+async def test_a_killed_server_is_survived(browser: Browser, tmp_path: Path, database_url: str) -> None:
+    """The jobs are done by the next server; page, session, and a file that was on its way go on as if nothing had been."""
+    data, env = tmp_path / "data", where(database_url)
+    async with browsing(browser) as context:
+        with Demo(data, "--no-worker", env=env) as first:
+            visit = Visit(await context.new_page(), first)
+            await visit.sign_in()
+            await visit.upload("one.png", picture())
+            await expect(visit.page.locator(".text")).to_contain_text("No worker is running")
+            other = Visit(await context.new_page(), first)
+            await other.open("/")
+            await other.shows("one.png", "waiting")
+            first.kill()
+            await expect(visit.page.locator("#trouble")).to_contain_text("does not answer")
+            await other.drop(("two.png", picture()))
+            await expect(other.file("two.png")).to_contain_text("It will be sent again in")
+        with Demo(data, port=first.port, env=env) as second:
+            await visit.ends("ok")
+            await expect(visit.page.locator("#trouble")).to_be_hidden()
+            for name in ("one.png", "two.png"):
+                await other.shows(name, "ok")
+                await other.has_picture(name)
+            await visit.page.reload()
+            await visit.ends("ok")
+            with second.client() as client:
+                assert client.get("/").text.count("<bdi>two.png</bdi>") == 1
+    visit.check()
+    other.check()
 
 
-async def test_a_file_that_lies(visit: Visit) -> None:
-    await visit.upload("photo.txt", b"This is only text.")
-    await visit.ends("failed")
-    info = visit.page.locator("#info")
-    await expect(info).to_be_visible()
-    await expect(info).to_have_text(
-        "“photo.txt” is not a presentation that LibreOffice can open: it is text."
+# several files
+
+
+@pytest.mark.office
+async def test_several_files_at_once_and_a_reload_in_the_middle(
+    visit: Visit, soffice: str, tmp_path: Path
+) -> None:
+    content = deck(tmp_path / "deck.pptx").read_bytes()
+    encrypted = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + "EncryptedPackage".encode("utf-16-le") * 9
+    await visit.drop(
+        ("many.pptx", content),
+        ("view.jpg", picture("JPEG")),
+        ("locked.pptx", encrypted),
+        ("broken.png", picture()[:60]),
+        ("nothing.pptx", b""),
+        ("huge.pptx", bytes(5_000_001)),
     )
-    await expect(visit.page.locator("text=Download")).to_be_hidden()
-    await visit.page.click("text=Go to upload page")
-    await expect(visit.page.locator("button")).to_have_text("Export to PDF")
+    # Told at once, without sending them.
+    await visit.shows("nothing.pptx", "failed")
+    await expect(visit.file("nothing.pptx")).to_contain_text("“nothing.pptx” is empty: it has 0 bytes.")
+    await expect(visit.file("huge.pptx")).to_contain_text("has 5 MB; at most 5 MB are accepted")
+    for name in ("many.pptx", "view.jpg", "locked.pptx", "broken.png"):
+        await expect(visit.file(name)).to_have_attribute("data-id", re.compile("-"))
+    assert visit.page.url == visit.demo.base + "/", "dropping leads nowhere else"
+    await visit.page.reload()
+    names = await visit.page.locator(".name bdi").all_text_contents()
+    assert set(names) >= {"many.pptx", "view.jpg", "locked.pptx", "broken.png"}
+    assert not {"nothing.pptx", "huge.pptx"} & set(names)
+    await visit.shows("view.jpg", "ok")
+    await visit.has_picture("view.jpg")
+    await visit.shows("locked.pptx", "failed")
+    await expect(visit.file("locked.pptx")).to_contain_text("protected by a password; save it without one")
+    await visit.shows("broken.png", "failed")
+    await expect(visit.file("broken.png")).to_contain_text("it is damaged")
+    await visit.has_picture("many.pptx")
+    await visit.shows("many.pptx", "ok")
+    for name in ("view.jpg", "many.pptx"):
+        await expect(visit.file(name).get_by_text("Download")).to_be_visible()
+    for name in ("locked.pptx", "broken.png"):
+        await expect(visit.file(name).locator("button:visible, a:visible")).to_have_count(0)
+    await expect(visit.page.locator("#news")).to_contain_text("many.pptx: ok")
+    await visit.is_accessible()
+
+
+async def test_files_that_are_chosen_go_to_a_page_of_their_own(visit: Visit) -> None:
+    await visit.choose(("a.png", picture()), ("b.gif", picture("GIF")))
+    await expect(visit.page.locator("#hint")).to_contain_text("2 files chosen, ")
+    await visit.page.click("text=Export to PDF")
+    await visit.page.wait_for_url("**/Progress?jobId=*")
+    assert len(ids_in(visit.page.url)) == 2
+    await visit.ends("2 files")
+    for name in ("a.png", "b.gif"):
+        await visit.shows(name, "ok")
+        await visit.has_picture(name)
+
+
+async def test_what_breaks_off_is_sent_again_and_only_once(waiting: Visit) -> None:
+    """Offline for a moment; and an answer that is lost after the file has arrived."""
+    page = waiting.page
+    await page.context.set_offline(True)
+    await waiting.drop(("offline.png", picture()))
+    await expect(waiting.file("offline.png")).to_contain_text("The connection broke off")
+    await page.context.set_offline(False)
+    await waiting.shows("offline.png", "waiting")
+    left = ["lost", "busy"]
+
+    async def disturb(route: Route) -> None:
+        match left.pop(0) if left else "":
+            case "lost":
+                await route.fetch()
+                await route.abort()
+            case "busy":
+                await route.fulfill(status=429, headers={"retry-after": "1"}, json={"error": "Too busy."})
+            case _:
+                await route.continue_()
+
+    await page.route("**/api/files", disturb)
+    await waiting.drop(("lost.png", picture()))
+    await expect(waiting.file("lost.png")).to_have_attribute("data-id", re.compile("-"))
+    assert not left
+    await page.reload()
+    await expect(waiting.file("lost.png")).to_have_count(1)
+    await expect(waiting.file("offline.png")).to_have_count(1)
+
+
+async def test_the_keyboard_is_enough(waiting: Visit) -> None:
+    """Sending, cancelling, trying again, and choosing a language; the focus is never lost."""
+    page = waiting.page
+    focus = "document.activeElement.{}"
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("Enter")  # skips to the content
+    await page.keyboard.press("Tab")
+    assert await page.evaluate(focus.format("id")) == "Upload"
+    await waiting.choose(("keys.png", picture()))
+    await expect(page.locator("#hint")).to_contain_text("keys.png")
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("Enter")
+    await waiting.ends("waiting")
+    await page.keyboard.press("Tab")  # the skip link again: this is another page
+    await page.keyboard.press("Enter")
+    await page.keyboard.press("Tab")
+    assert await page.evaluate(focus.format("textContent")) == "Cancel"
+    described = await page.evaluate(
+        "document.getElementById(document.activeElement.getAttribute('aria-describedby')).textContent"
+    )
+    assert described == "keys.png"
+    await page.keyboard.press("Enter")
+    await waiting.ends("failed")
+    await expect(page.locator(".info")).to_have_text("It was cancelled.")
+    await expect(page.locator("#news")).to_contain_text("keys.png: cancelled")
+    assert "file" in await page.evaluate(focus.format("className")), "it stays near what has gone"
+    await page.keyboard.press("Tab")
+    assert await page.evaluate(focus.format("textContent")) == "Try again"
+    await page.keyboard.press("Enter")
+    await waiting.ends("waiting")
+    await page.focus("summary")
+    await page.keyboard.press("Enter")
+    await waiting.is_accessible()
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("Tab")
+    assert await page.evaluate(focus.format("lang")) == "ja"
+    await page.keyboard.press("Enter")
+    await waiting.ends("待機中")
+    await page.get_by_role("button", name="キャンセル").click()
+    await expect(page.locator(".info")).to_have_text("キャンセルされました。")
+    await expect(page.locator("#news")).to_contain_text("キャンセル済み")
+
+
+async def test_the_browser_counts_as_the_server_does(visit: Visit) -> None:
+    """Texts with counts are filled in on both sides."""
+    numbers = [*range(130), 1_000, 1_001, 1_002]
+    for tag, language in LANGUAGES.items():
+        await visit.open(f"/?lang={tag}")
+        categories = await visit.page.evaluate(
+            "([tag, numbers]) => numbers.map((n) => new Intl.PluralRules(tag).select(n))", [tag, numbers]
+        )
+        assert categories == [language.plural(number) for number in numbers]
+        await visit.choose(("a.png", bytes(1_234)), ("b.png", bytes(2_000)))
+        await expect(visit.page.locator("#hint")).to_have_text(
+            texts(tag)("live.chosen", count=2, size=language.size(3_234))
+        )
+
+
+# what goes wrong
 
 
 async def test_failed_polls_are_survived(visit: Visit) -> None:
-    """ASP-064: no answer, an error page, and nonsense, and still it goes on."""
+    """ASP-064: no events, no answer, an error page, and nonsense, and still it goes on."""
     left = ["abort", "500", "404", "nonsense"]
 
     async def disturb(route: Route) -> None:
@@ -199,6 +307,7 @@ async def test_failed_polls_are_survived(visit: Visit) -> None:
             case status:
                 await route.fulfill(status=int(status), body=json.dumps({"error": "x"}))
 
+    await visit.page.route("**/api/events*", lambda route: route.abort())
     await visit.page.route("**/api/status/*", disturb)
     await visit.upload("photo.png", picture())
     trouble = visit.page.locator("#trouble")
@@ -208,25 +317,32 @@ async def test_failed_polls_are_survived(visit: Visit) -> None:
     await expect(trouble).to_be_hidden()
 
 
-@pytest.mark.engine("sqlite", "postgres")
-async def test_a_restart_of_the_server_is_survived(
-    browser_executable: str, tmp_path: Path, database_url: str
-) -> None:
-    """The job is done by the next server, and page and session go on as if nothing had been."""
-    data = tmp_path / "data"
-    async with browsing(browser_executable) as context:
-        with Demo(data, "--no-worker", env=where(database_url)) as first:
-            visit = Visit(await context.new_page(), first)
-            await visit.sign_in()
-            await visit.upload("photo.png", picture())
-            await expect(visit.page.locator("#text")).to_contain_text("No worker is running")
-            first.kill()
-            await expect(visit.page.locator("#trouble")).to_contain_text("does not answer")
-        with Demo(data, port=first.port, env=where(database_url)):
-            await visit.ends("ok")
-            await visit.page.reload()
-            await visit.ends("ok")
-    assert not visit.trouble
+async def test_a_page_that_is_looked_at_again_asks_at_once(visit: Visit) -> None:
+    """After long trouble the pause is half a minute; nobody who comes back should wait for it."""
+    blocked = True
+
+    async def disturb(route: Route) -> None:
+        await (route.abort() if blocked else route.continue_())
+
+    await visit.page.route(re.compile("/api/(status|events)"), disturb)
+    await visit.upload("photo.png", picture())
+    await expect(visit.page.locator("#trouble")).to_contain_text("Asking again in 2 s")
+    blocked = False
+    await visit.page.evaluate("dispatchEvent(new Event('online'))")
+    await visit.ends("ok", timeout=15_000)
+
+
+async def test_a_file_that_lies(visit: Visit) -> None:
+    await visit.upload("photo.txt", b"This is only text.")
+    await visit.ends("failed")
+    info = visit.page.locator(".info")
+    await expect(info).to_be_visible()
+    await expect(info).to_have_text(
+        "“photo.txt” is not a presentation that LibreOffice can open: it is text."
+    )
+    await expect(visit.page.locator("text=Download")).to_be_hidden()
+    await visit.page.click("text=Go to upload page")
+    await expect(visit.page.locator("#upload button")).to_have_text("Export to PDF")
 
 
 @pytest.mark.parametrize(
@@ -242,31 +358,46 @@ async def test_a_name_is_never_code(visit: Visit, name: str) -> None:
     await visit.upload(name, picture() if name.endswith("png") else b"text")
     await visit.ends("ok" if name.endswith("png") else "failed")
     shown = name.rpartition("/")[2]
-    await expect(visit.page.locator("#name")).to_have_text(shown)
-    assert await visit.page.locator("main script, main img, main svg").count() == 0
+    await expect(visit.page.locator(".name")).to_have_text(shown)
+    assert await visit.page.locator("main script, main svg, main img:not(.picture img)").count() == 0
+    await visit.open("/")
+    await visit.drop((name, picture() if name.endswith("png") else b"text"))
+    await visit.page.locator(".file").first.get_by_text(shown).first.wait_for()
+    assert await visit.page.locator("main script, main svg, main img:not(.picture img)").count() == 0
 
 
-async def test_a_stranger_sees_nothing(browser_executable: str, demo: Demo) -> None:
-    async with browsing(browser_executable) as context:
-        visit = Visit(await context.new_page(), demo)
-        await visit.sign_in()
-    async with browsing(browser_executable) as context:
-        visit = Visit(await context.new_page(), demo)
-        for path in ("/", "/Upload", "/Progress?jobId=1", demo.link.removeprefix(demo.base)):
-            answer = await visit.page.goto(demo.base + path)
+async def test_what_is_too_large_is_refused_by_the_server_too(browser: Browser, working: Demo) -> None:
+    """Where no script has looked at it first, the answer still arrives."""
+    async with visiting(browser, working, java_script_enabled=False) as visit:
+        await visit.choose(("a.png", bytes(6_000_000)))
+        await visit.page.click("text=Export to PDF")
+        await expect(visit.page.locator("[role=alert]")).to_contain_text("too large")
+
+
+# other people
+
+
+async def test_a_stranger_sees_nothing(browser: Browser, working: Demo) -> None:
+    async with visiting(browser, working):
+        pass  # so that the link has been used
+    async with browsing(browser) as context:
+        visit = Visit(await context.new_page(), working)
+        for path in ("/", "/Upload", "/Progress?jobId=1", working.link.removeprefix(working.base)):
+            answer = await visit.page.goto(working.base + path)
             assert answer
             assert answer.status == 401
             await expect(visit.page.locator("h1")).to_have_text("Who is there?")
+        await visit.is_accessible()
         await visit.page.fill("#token", "wrong")
         await visit.page.click("text=Open the sample")
         await expect(visit.page.locator("[role=alert]")).to_contain_text("not the token")
-        await visit.page.fill("#token", (demo.data / "token").read_text().strip())
+        await visit.page.fill("#token", (working.data / "token").read_text().strip())
         await visit.page.click("text=Open the sample")
-        await expect(visit.page.locator("button")).to_have_text("Export to PDF")
-        assert not visit.trouble
+        await expect(visit.page.locator("#upload button")).to_have_text("Export to PDF")
+        visit.check()
 
 
-async def test_another_site_cannot_act_for_the_user(visit: Visit, tmp_path: Path) -> None:
+async def test_another_site_cannot_act_for_the_user(visit: Visit) -> None:
     """ASP-070: a form, a fetch, a picture and a frame from another port, with the user signed in here."""
     evil = httpx2.URL(visit.demo.base).copy_with(port=9)
     action = visit.demo.base + "/Upload"
@@ -285,12 +416,13 @@ async def test_another_site_cannot_act_for_the_user(visit: Visit, tmp_path: Path
     statuses: dict[str, int] = {}
     attacker.on("response", lambda answer: statuses.update({answer.url: answer.status}))
     await attacker.goto(str(evil))
-    assert (
-        await attacker.evaluate(
-            f"fetch('{visit.demo.base}/api/status/1', {{credentials: 'include'}}).then(() => 'read', () => 'refused')"
+    for path in ("status/1", "picture/1", "events?jobId=1"):
+        assert (
+            await attacker.evaluate(
+                f"fetch('{visit.demo.base}/api/{path}', {{credentials: 'include'}}).then(() => 'read', () => 'refused')"
+            )
+            == "refused"
         )
-        == "refused"
-    )
     frame = attacker.frames[-1]
     assert "Export" not in await frame.content()
     async with attacker.expect_response(action) as waiting:
@@ -300,79 +432,70 @@ async def test_another_site_cannot_act_for_the_user(visit: Visit, tmp_path: Path
         assert client.get("/").status_code == 200
 
 
-async def test_the_keyboard_is_enough(visit: Visit) -> None:
-    await visit.page.goto(visit.demo.base + "/Upload")
-    await visit.page.keyboard.press("Tab")
-    assert await visit.page.evaluate("document.activeElement.id") == "Upload"
-    await visit.page.set_input_files(
-        "#Upload", {"name": "a.png", "mimeType": "image/png", "buffer": picture()}
-    )
-    await expect(visit.page.locator("#chosen")).to_contain_text("a.png")
-    await visit.page.keyboard.press("Tab")
-    await visit.page.keyboard.press("Enter")
-    await visit.ends("ok")
-    await visit.page.keyboard.press("Tab")
-    assert await visit.page.evaluate("document.activeElement.id") == "download"
+# how it looks and reads
 
 
-async def test_what_is_too_large_is_told_before_it_is_sent(browser_executable: str, tmp_path: Path) -> None:
-    with Demo(tmp_path / "data", "--max-upload=1000000") as demo:
-        async with browsing(browser_executable) as context:
-            visit = Visit(await context.new_page(), demo)
-            await visit.sign_in()
-            await visit.page.set_input_files(
-                "#Upload", {"name": "a.png", "mimeType": "image/png", "buffer": bytes(2_000_000)}
-            )
-            await expect(visit.page.locator("#chosen")).to_contain_text("2.0 MB; at most 1.0 MB")
-            assert not await visit.page.evaluate("document.querySelector('form').reportValidity()")
-            # And when a browser sends it all the same, its answer arrives.
-            await visit.page.evaluate("document.querySelector('form').noValidate = true")
-            await visit.page.click("text=Export to PDF")
-            await expect(visit.page.locator("[role=alert]")).to_contain_text("too large")
-
-
-async def test_it_works_without_script(browser_executable: str, demo: Demo) -> None:
-    async with browsing(browser_executable, java_script_enabled=False) as context:
-        visit = Visit(await context.new_page(), demo)
-        await visit.sign_in()
+async def test_it_works_without_script(browser: Browser, working: Demo) -> None:
+    async with visiting(browser, working, java_script_enabled=False) as visit:
         await visit.upload("photo.png", picture())
         await visit.ends("ok")
         await expect(visit.page.locator("text=Download")).to_be_visible()
+        await visit.open("/")
+        await visit.choose(("c.png", picture()), ("d.txt", b"text"))
+        await visit.page.click("text=Export to PDF")
+        await visit.ends("2 files")
+        await visit.shows("c.png", "ok")
+        await visit.shows("d.txt", "failed")
+        await visit.page.click("summary")
+        await visit.page.click("text=Русский")
+        await visit.ends("2 файла")
 
 
-@pytest.mark.parametrize("colours", ["light", "dark"])
-@pytest.mark.parametrize("width", [320, 1280])
+async def test_the_buttons_work_without_script(browser: Browser, idle: Demo) -> None:
+    async with visiting(browser, idle, java_script_enabled=False) as visit:
+        await visit.upload("photo.png", picture())
+        await visit.page.click("text=Cancel")
+        await visit.ends("failed")
+        await visit.page.click("text=Try again")
+        await visit.ends("waiting")
+
+
+@pytest.mark.parametrize(
+    ("colours", "width", "tag", "checked"),
+    [
+        ("light", 320, "ru", True),
+        ("dark", 1280, "en", True),
+        ("dark", 320, "ja", False),
+        ("light", 1280, "zh-Hans", False),
+    ],
+)
 async def test_it_fits_and_can_be_read(
-    browser_executable: str, demo: Demo, tmp_path: Path, colours: str, width: int
+    browser: Browser, working: Demo, colours: str, width: int, tag: str, checked: bool
 ) -> None:
-    async with browsing(
-        browser_executable, color_scheme=colours, viewport={"width": width, "height": 800}
-    ) as context:
-        visit = Visit(await context.new_page(), demo)
-        await visit.sign_in()
-        for name, content in (("x" * 150 + ".txt", b"text"), ("photo.png", picture())):
-            await visit.upload(name, content)
-            await expect(visit.page.locator("h1")).to_have_text(re.compile("ok|failed"), timeout=30_000)
-            overflow = await visit.page.evaluate(
-                "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-            )
-            assert overflow <= 0, "nothing may stick out at the side"
+    t = texts(tag)
+    options = {
+        "color_scheme": colours,
+        "viewport": {"width": width, "height": 800},
+        "reduced_motion": "reduce",
+    }
+    async with visiting(browser, working, **options) as visit:
+        await visit.open(f"/?lang={tag}")
+        await visit.choose(("x" * 150 + ".txt", b"text"), ("photo.png", picture()))
+        await visit.page.click(f"text={t('page.button')}")
+        await visit.ends(t("page.several", count=2))
+        await visit.shows("photo.png", "ok")
+        await visit.has_picture("photo.png")
+        await visit.shows("x" * 150 + ".txt", "failed")
+        ids = ids_in(visit.page.url)
+        for path in (None, f"/Progress?jobId={ids[0]}", f"/Progress?jobId={ids[1]}", "/", "/nothing"):
+            if path is not None:
+                await visit.open(path)
+            assert await visit.page.evaluate("document.documentElement.lang") == tag
+            await visit.fits()
+            if checked:
+                await visit.is_accessible()
         back = await visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
         light = sum(int(part) for part in re.findall(r"\d+", back)[:3]) > 380
         assert light is (colours == "light")
-        assert not visit.trouble
-
-
-async def test_a_page_that_is_looked_at_again_asks_at_once(visit: Visit) -> None:
-    """After long trouble the pause is half a minute; nobody who comes back should wait for it."""
-    blocked = True
-
-    async def disturb(route: Route) -> None:
-        await (route.abort() if blocked else route.continue_())
-
-    await visit.page.route("**/api/status/*", disturb)
-    await visit.upload("photo.png", picture())
-    await expect(visit.page.locator("#trouble")).to_contain_text("Asking again in 2 s")
-    blocked = False
-    await visit.page.evaluate("dispatchEvent(new Event('online'))")
-    await visit.ends("ok", timeout=15_000)
+        moves = "[...document.querySelectorAll('*')].filter(e => getComputedStyle(e).animationName !== 'none').length"
+        assert await visit.page.evaluate(moves) == 0, "who asked for no motion sees none"

@@ -352,10 +352,10 @@ async def test_static_files_are_served_by_hash(site: Site) -> None:
 
 
 async def test_an_error_of_ours_tells_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def broken(job_id: str) -> None:
+    async def broken(ids: object) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr(site.app, "aget", broken)
+    monkeypatch.setattr(site.app.engine, "get", broken)
     async with site.client() as client:
         answer = await client.get(f"/api/status/{UNKNOWN}")
     assert answer.status_code == HTTPStatus.INTERNAL_SERVER_ERROR

@@ -1,7 +1,8 @@
-"""Starts a program that can open no files but those it needs: ``python -I -S cage.py FOLDER PROGRAM ARGUMENT...``.
+"""Starts a program that can open no files but those it needs: ``python -I -S cage.py [--read PATH]... FOLDER PROGRAM
+ARGUMENT...``.
 
 By Landlock, which every user may ask of the kernel (Linux 5.13 and later). FOLDER may be written; the system's
-programs, libraries and fonts may be read; nothing else can be opened by the program and all that it starts: no
+programs, libraries and fonts may be read, and so may each PATH; nothing else can be opened by the program and all that it starts: no
 home folder, no other job, no `/proc`. Exits with `NO_CAGE` where the kernel cannot do that.
 
 A fresh process, because what is given up here cannot be had again; so only what loads fast is imported.
@@ -89,11 +90,11 @@ def _home_of(program: str) -> str:
     return os.path.dirname(folder) if os.path.basename(folder) == "program" else folder
 
 
-def main(folder: str, command: list[str]) -> None:
+def main(folder: str, command: list[str], readable: list[str]) -> None:
     """Shut the cage around this process, and become the program."""
     try:
         cage = Cage()
-        for path in (*_SYSTEM, _home_of(command[0])):
+        for path in (*_SYSTEM, _home_of(command[0]), *readable):
             cage.allow(path, _EXECUTE | _READ | _LIST)
         for path in _SETTINGS:
             cage.allow(path, _READ | _LIST)
@@ -109,4 +110,9 @@ def main(folder: str, command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    words = sys.argv[1:]
+    paths = []
+    while words[0] == "--read":
+        paths.append(words[1])
+        del words[:2]
+    main(words[0], words[1:], paths)

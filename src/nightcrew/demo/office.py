@@ -11,21 +11,19 @@ import hashlib
 import os
 import re
 import shutil
-import sys
 from pathlib import Path
+from typing import BinaryIO
 
 from nightcrew.context import Context
-from nightcrew.demo.cage import NO_CAGE
+from nightcrew.demo.confine import open_made, run_confined
 from nightcrew.demo.sniff import Deck, NotThatKind
+from nightcrew.demo.texts import say
 from nightcrew.errors import NightcrewError
-from nightcrew.program import CommandNotStarted, CommandOutput, CommandTimedOut, Limits, describe_end
-from nightcrew.runners.command import run_command
+from nightcrew.program import CommandOutput, CommandTimedOut, Limits, describe_end
 
 SECONDS = 150.0
 """How long one conversion may take."""
 LIMITS = Limits(cpu=120, memory=4 << 30, file_size=512 << 20, open_files=512)
-ALLOW_NETWORK = "NIGHTCREW_DEMO_ALLOW_NETWORK"
-ALLOW_FILES = "NIGHTCREW_DEMO_ALLOW_FILES"
 INSTALL = "install it (`libreoffice-impress` in most Linux distributions, or from libreoffice.org)"
 
 _PLACES = (
@@ -35,6 +33,8 @@ _PLACES = (
     r"C:\Program Files\LibreOffice\program\soffice.exe",
 )
 _SIGXCPU, _SIGXFSZ = 24, 25
+_WHOLE = "pdf:impress_pdf_Export"
+_FIRST_PAGE = _WHOLE + ':{"PageRange":{"type":"string","value":"1"}}'
 
 # No macros, no Java, and no links to anything outside of the document. The last is kept for some kinds of links
 # only (not in OpenDocument, not in an SVG), so it is not what keeps a deck from reading files: the cage is.
@@ -51,7 +51,7 @@ SETTINGS = {
 
 
 class OfficeMissing(NightcrewError):
-    """LibreOffice is not installed here, or cannot be run safely."""
+    """LibreOffice is not installed here."""
 
 
 class OfficeFailed(NightcrewError):
@@ -64,20 +64,21 @@ def find_soffice() -> str | None:
     return found or next((place for place in _PLACES if os.access(place, os.X_OK)), None)
 
 
-async def convert_deck(source: Path, deck: Deck, folder: Path, ctx: Context | None = None) -> Path:
-    """Convert the presentation `source` and return the PDF's path in `folder`, which is for this run only.
+async def convert_deck(
+    source: Path, deck: Deck, folder: Path, ctx: Context | None = None, *, first_page: bool = False
+) -> BinaryIO:
+    """Convert the presentation `source` in `folder`, which is for this run only; return the PDF, to be read once.
 
-    Raises `NotThatKind` when LibreOffice cannot open it or it needs too much, `OfficeMissing`, and
+    first_page: of that one only, which takes a fraction of the time where pages are full of pictures.
+
+    Raises `NotThatKind` when LibreOffice cannot open it or it needs too much, `OfficeMissing`, `CannotConfine`, and
     `OfficeFailed` where another try may help.
     """
     soffice = find_soffice()
     if soffice is None:
-        raise OfficeMissing(
-            f"LibreOffice is not installed here, so presentations cannot be converted; {INSTALL}"
-        )
+        raise OfficeMissing(say("said.office-missing"))
     document, profile, output = _prepare(source, deck, folder, Path(soffice))
     command = [
-        *_caged(folder),
         soffice,
         "--headless",
         "--norestore",
@@ -85,7 +86,7 @@ async def convert_deck(source: Path, deck: Deck, folder: Path, ctx: Context | No
         f"-env:UserInstallation={profile.as_uri()}",
         f"--infilter={deck.filter}",
         "--convert-to",
-        "pdf:impress_pdf_Export",
+        _FIRST_PAGE if first_page else _WHOLE,
         "--outdir",
         str(output),
         str(document),
@@ -95,7 +96,7 @@ async def convert_deck(source: Path, deck: Deck, folder: Path, ctx: Context | No
         # It has set up its profile, started itself anew, and found its own socket in the way, which the cage did
         # not let it remove. The profile is set up now.
         result = await _run(command, folder, profile, ctx)
-    return _check_output(output / "input.pdf", result)
+    return _collect(folder, result)
 
 
 def _has_tried(result: CommandOutput) -> bool:
@@ -105,44 +106,18 @@ def _has_tried(result: CommandOutput) -> bool:
 
 async def _run(command: list[str], folder: Path, profile: Path, ctx: Context | None) -> CommandOutput:
     try:
-        result = await run_command(
+        return await run_confined(
             command,
-            cwd=folder,
-            env={
-                "HOME": str(folder),
-                "TMPDIR": str(folder / "tmp"),
-                "LANG": "C.UTF-8",
-                "SAL_USE_VCLPLUGIN": "svp",
-            },
-            timeout=SECONDS,
-            ctx=ctx,
-            network=os.environ.get(ALLOW_NETWORK) == "1",
+            folder,
             limits=LIMITS,
-            check=False,
+            seconds=SECONDS,
+            env={"SAL_USE_VCLPLUGIN": "svp"},
+            ctx=ctx,
         )
     except CommandTimedOut as error:
-        raise NotThatKind(
-            f"its conversion took longer than {SECONDS:.0f} seconds, so it was ended"
-        ) from error
-    except CommandNotStarted as error:
-        raise OfficeMissing(
-            f"LibreOffice cannot be run here: {error}. To run it with access to the network, at your own risk, "
-            f"set {ALLOW_NETWORK}=1"
-        ) from error
+        raise NotThatKind(say("said.too-long", count=int(SECONDS))) from error
     finally:
         _socket(profile).unlink(missing_ok=True)
-    if result.exit_code == NO_CAGE:
-        raise OfficeMissing(
-            f"LibreOffice cannot be run here: {result.tail}. To let presentations read the files of this machine, "
-            f"at your own risk, set {ALLOW_FILES}=1"
-        )
-    return result
-
-
-def _caged(folder: Path) -> list[str]:
-    if os.environ.get(ALLOW_FILES) == "1":
-        return []
-    return [sys.executable, "-I", "-S", str(Path(__file__).with_name("cage.py")), str(folder)]
 
 
 def _socket(profile: Path) -> Path:
@@ -159,7 +134,6 @@ def _prepare(source: Path, deck: Deck, folder: Path, soffice: Path) -> tuple[Pat
     source.rename(document)
     profile = folder / "profile"
     _write_profile(profile, soffice)
-    (folder / "tmp").mkdir()
     return document, profile, folder / "output"
 
 
@@ -194,22 +168,26 @@ def _build_id(soffice: Path) -> str | None:
     return found[1] if found else None
 
 
-def _check_output(path: Path, result: CommandOutput) -> Path:
+def _collect(folder: Path, result: CommandOutput) -> BinaryIO:
     # LibreOffice exits with 0 also when it could not even load the file: only a whole PDF counts.
-    if path.is_file():
-        with path.open("rb") as file:
-            head = file.read(5)
-            file.seek(max(0, path.stat().st_size - 1024))
-            if head == b"%PDF-" and b"%%EOF" in file.read():
-                return path
+    if file := open_made(folder, "output", "input.pdf"):
+        if _is_whole(file):
+            return file
+        file.close()
     said = f"{result.stdout}\n{result.stderr}"
     if re.search(r"source file could not be loaded", said):
-        raise NotThatKind(
-            "it is damaged, or says in its content to be what it is not: LibreOffice cannot load it"
-        )
+        raise NotThatKind(say("said.unloadable"))
     if result.signal in (_SIGXCPU, _SIGXFSZ) or re.search(r"bad_alloc|out of memory", said, re.IGNORECASE):
-        raise NotThatKind("its conversion needs more time, memory or space than is allowed here")
+        raise NotThatKind(say("said.too-much"))
     last = next((line for line in reversed(said.splitlines()) if line.strip()), "it said nothing")
-    raise OfficeFailed(
-        f"LibreOffice {describe_end(result.exit_code, result.signal)} without a PDF; it said: {last[:300]}"
-    )
+    end = describe_end(result.exit_code, result.signal)
+    raise OfficeFailed(say("said.office-failed", end=end, detail=last[:300]))
+
+
+def _is_whole(pdf: BinaryIO) -> bool:
+    head = pdf.read(5)
+    size = pdf.seek(0, os.SEEK_END)
+    pdf.seek(max(0, size - 1024))
+    whole = head == b"%PDF-" and b"%%EOF" in pdf.read()
+    pdf.seek(0)
+    return whole

@@ -1,8 +1,12 @@
-"""The sample's pages and the files beside them: templates that escape everything, static files by hash."""
+"""The sample's pages and the files beside them: templates that escape everything, static files by hash.
+
+Every page speaks the visitor's language: the one chosen by `?lang=`, which a cookie keeps, or the browser's.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from http import HTTPStatus
 from importlib.resources import files
 
@@ -12,45 +16,84 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from nightcrew.demo.security import SIGN_IN
+from nightcrew.demo.texts import LANGUAGES, Texts, choose, say, texts
+
+COOKIE = "nightcrew_demo_lang"
+YEAR = 365 * 86_400
 
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_LINKED = re.compile(rb'(?<=["(])\./([a-z]+\.(?:js|svg))(?=[")])')
+"""How one static file names another."""
+_IN_BROWSER = (
+    *("word.waiting", "word.sending", "word.failed", "word.cancelled"),
+    *("live.queued", "live.sent", "live.too-large", "live.folder", "live.unreadable", "live.interrupted"),
+    *("live.chosen", "live.sent-away", "live.silent", "live.error", "live.signed-out", "live.unknown"),
+    *("live.again", "live.back", "live.news", "page.several", "said.empty"),
+)
+"""The texts that the modules need."""
 
 
 class Pages:
     """Renders templates; serves what they link to under names that change with the content."""
 
     def __init__(self) -> None:
-        package = files("nightcrew.demo")
+        self._package = files("nightcrew.demo").joinpath("static")
         self._static: dict[str, tuple[bytes, str]] = {}
         self._names: dict[str, str] = {}
-        for entry in package.joinpath("static").iterdir():
-            stem, dot, suffix = entry.name.rpartition(".")
-            if dot + suffix in _TYPES:
-                content = entry.read_bytes()
-                name = f"{stem}.{hashlib.sha256(content).hexdigest()[:12]}.{suffix}"
-                self._static[name] = (content, _TYPES[dot + suffix])
-                self._names[entry.name] = name
+        for entry in self._package.iterdir():
+            if "." + entry.name.rpartition(".")[2] in _TYPES:
+                self._load(entry.name)
         self._templates = jinja2.Environment(
-            loader=jinja2.PackageLoader("nightcrew.demo"), autoescape=True, undefined=jinja2.StrictUndefined
+            loader=jinja2.PackageLoader("nightcrew.demo"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
         )
         self.route = Route("/static/{name}", self._serve)
+
+    def _load(self, name: str) -> str:
+        """The name under which a static file is served; what it links to is renamed in it first."""
+        if name not in self._names:
+            content = _LINKED.sub(
+                lambda found: b"./" + self._load(found[1].decode()).encode(),
+                self._package.joinpath(name).read_bytes(),
+            )
+            stem, _, suffix = name.rpartition(".")
+            self._names[name] = f"{stem}.{hashlib.sha256(content).hexdigest()[:12]}.{suffix}"
+            self._static[self._names[name]] = (content, _TYPES["." + suffix])
+        return self._names[name]
 
     def _static_path(self, name: str) -> str:
         return f"/static/{self._names[name]}"
 
-    def page(self, template: str, status: HTTPStatus = HTTPStatus.OK, **values: object) -> Response:
-        """Render one page."""
-        text = self._templates.get_template(template).render(values, static=self._static_path)
-        return HTMLResponse(text, status)
+    def page(
+        self, request: Request, template: str, status: HTTPStatus = HTTPStatus.OK, **values: object
+    ) -> Response:
+        """Render one page, in the visitor's language."""
+        t = speak(request)
+        text = self._templates.get_template(template).render(
+            values,
+            t=t,
+            static=self._static_path,
+            languages=LANGUAGES.values(),
+            in_language=lambda tag: _in_language(request, tag),
+            in_browser=t.forms(_IN_BROWSER),
+        )
+        response = HTMLResponse(text, status, {"Content-Language": t.tag, "Vary": "Accept-Language, Cookie"})
+        if request.query_params.get("lang") == t.tag:
+            response.set_cookie(COOKIE, t.tag, max_age=YEAR, httponly=True, samesite="strict")
+        return response
 
     def refusal(self, request: Request, status: HTTPStatus, reason: str) -> Response:
         """Answer a request that is not carried out: JSON for the API, else a page that says what to do."""
+        reason = speak(request).translate(reason)
         if request.url.path.startswith("/api/"):
             response: Response = JSONResponse({"error": reason}, status)
         else:
             signed_out = status is HTTPStatus.UNAUTHORIZED
             response = self.page(
-                "refusal.html", status, reason=reason, sign_in=SIGN_IN if signed_out else None
+                request, "refusal.html", status, reason=reason, sign_in=SIGN_IN if signed_out else None
             )
         if status is HTTPStatus.UNAUTHORIZED:
             response.headers["WWW-Authenticate"] = "Bearer"
@@ -59,9 +102,28 @@ class Pages:
     async def _serve(self, request: Request) -> Response:
         found = self._static.get(request.path_params["name"])
         if found is None:
-            return self.refusal(request, HTTPStatus.NOT_FOUND, "There is no such file.")
+            return self.refusal(request, HTTPStatus.NOT_FOUND, say("said.static"))
         content, kind = found
         # The name changes with the content, so a copy never becomes stale.
         return Response(
             content, media_type=kind, headers={"Cache-Control": "public, max-age=31536000, immutable"}
         )
+
+
+def speak(request: Request) -> Texts:
+    """The texts in the language of whoever sent a request."""
+    return texts(
+        choose(
+            request.query_params.get("lang"),
+            request.cookies.get(COOKIE),
+            accept=request.headers.get("accept-language"),
+        )
+    )
+
+
+def _in_language(request: Request, tag: str) -> str:
+    """The address of this page in another language."""
+    # Relative, so that it leads nowhere else. A form that was sent is not sent again, and a link that opens a session
+    # is not handed on.
+    kept = request.url.remove_query_params(["token", "lang"]).include_query_params(lang=tag)
+    return f"{'' if request.method in ('GET', 'HEAD') else '/'}?{kept.query}"

@@ -22,6 +22,7 @@ from nightcrew.app import Nightcrew
 from nightcrew.demo import office
 from nightcrew.demo.app import DATA, make_app
 from nightcrew.demo.security import Gate, Keys
+from nightcrew.demo.texts import say
 from nightcrew.demo.web import Sample
 from nightcrew.errors import ConfigurationError
 from nightcrew.web.addresses import is_loopback
@@ -82,7 +83,9 @@ def run_demo(
         with contextlib.closing(listen(host, port)) as listener:
             sample = Sample(app, poll=poll, max_upload=max_upload)
             gate = Gate(sample.site, keys, sample.pages.refusal, remote=allow_remote)
-            return asyncio.run(_serve(app, gate, keys, listener, worker=worker, open_browser=open_browser))
+            return asyncio.run(
+                _serve(app, sample, gate, keys, listener, worker=worker, open_browser=open_browser)
+            )
 
 
 def listen(host: str, port: int | None) -> socket.socket:
@@ -108,7 +111,14 @@ def listen(host: str, port: int | None) -> socket.socket:
 
 
 async def _serve(
-    app: Nightcrew, gate: Gate, keys: Keys, listener: socket.socket, *, worker: bool, open_browser: bool
+    app: Nightcrew,
+    sample: Sample,
+    gate: Gate,
+    keys: Keys,
+    listener: socket.socket,
+    *,
+    worker: bool,
+    open_browser: bool,
 ) -> int:
     server = _Server(
         uvicorn.Config(
@@ -134,6 +144,7 @@ async def _serve(
             click.echo("Exiting...")
             # First no new uploads, then (leaving the block) the jobs in hand.
             server.should_exit = True
+            await sample.stop()
             await serving
     return 0
 
@@ -158,8 +169,10 @@ async def _working(app: Nightcrew, stop: _Stop) -> AsyncIterator[asyncio.Task[No
 
     Raises what the worker raised, should it have ended by itself.
     """
-    # As many conversions at once as there are cores: each keeps one busy.
-    worker = Worker(app, concurrency=max(2, os.cpu_count() or 1), threads=4)
+    # As many conversions at once as there are cores, each of which keeps one busy, and as many pictures beside them:
+    # those take a moment, and are what people look at while they wait.
+    cores = max(2, os.cpu_count() or 1)
+    worker = Worker(app, concurrency=cores, threads=cores)
     running = asyncio.create_task(worker.run())
     log.info("Worker service was started")
     stop.then(worker.stop)
@@ -228,7 +241,7 @@ def _announce(listener: socket.socket, gate: Gate, keys: Keys, *, worker: bool, 
         "                (this link works once; this browser stays signed in)",
         f"  data          {keys.token_file.parent}",
         f"  for scripts   send `Authorization: Bearer` with the content of {keys.token_file}",
-        f"  LibreOffice   {soffice or f'missing, so only images work; {office.INSTALL}'}",
+        f"  LibreOffice   {soffice or say('said.office-missing')}",
     ]
     if not worker:
         lines.append("  worker        none here; start one with `nightcrew demo --worker-only`")

@@ -15,6 +15,8 @@ from pathlib import Path, PurePosixPath
 
 from msgspec import Struct
 
+from nightcrew.demo.texts import say
+
 HEAD = 4096
 """Bytes of a file that `recognise` wants to see."""
 MAX_ENTRIES = 20_000
@@ -54,23 +56,23 @@ class Deck(Struct, frozen=True):
 
 
 class NotThatKind(ValueError):
-    """The file is not what it claims to be, or must not be opened; the message says why."""
+    """The file is not what it claims to be, or must not be opened; the message, of the catalogue, says why."""
 
 
 _IMAGES = {
-    b"\x89PNG\r\n\x1a\n": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"GIF87a": "a GIF image",
-    b"GIF89a": "a GIF image",
+    b"\x89PNG\r\n\x1a\n": "what.png",
+    b"\xff\xd8\xff": "what.jpeg",
+    b"GIF87a": "what.gif",
+    b"GIF89a": "what.gif",
 }
 _OTHERS = {
-    b"%PDF-": "a PDF document already",
-    b"{\\rtf": "a rich text document",
-    b"\x1f\x8b": "a gzip archive",
-    b"7z\xbc\xaf": "a 7-Zip archive",
-    b"Rar!": "a RAR archive",
-    b"MZ": "a Windows program",
-    b"\x7fELF": "a Linux program",
+    b"%PDF-": "what.pdf",
+    b"{\\rtf": "what.rtf",
+    b"\x1f\x8b": "what.gzip",
+    b"7z\xbc\xaf": "what.7zip",
+    b"Rar!": "what.rar",
+    b"MZ": "what.windows",
+    b"\x7fELF": "what.linux",
 }
 _ODF = "application/vnd.oasis.opendocument."
 _EXTENSIONS = {
@@ -90,15 +92,15 @@ _OOXML_MAIN = {
     b"vnd.ms-powerpoint.template.macroenabled.main+xml": (".potm", _OOXML),
 }
 _OOXML_OTHER = {
-    b"wordprocessingml": "a Word document",
-    b"ms-word": "a Word document",
-    b"spreadsheetml": "an Excel workbook",
-    b"ms-excel": "an Excel workbook",
+    b"wordprocessingml": "what.word",
+    b"ms-word": "what.word",
+    b"spreadsheetml": "what.excel",
+    b"ms-excel": "what.excel",
 }
 _ODF_OTHER = {
-    "text": "an OpenDocument text",
-    "spreadsheet": "an OpenDocument spreadsheet",
-    "graphics": "an OpenDocument drawing",
+    "text": "what.odt",
+    "spreadsheet": "what.ods",
+    "graphics": "what.odg",
 }
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _SLIDE = re.compile(r"ppt/slides/slide\d+\.xml")
@@ -117,19 +119,19 @@ def recognise(head: bytes) -> Content:
     """Say what a file is from its first bytes (`HEAD` of them, fewer if it is shorter)."""
     for magic, what in _IMAGES.items():
         if head.startswith(magic):
-            return Content(Kind.IMAGE, what)
+            return Content(Kind.IMAGE, say(what))
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return Content(Kind.IMAGE, "a WebP image")
+        return Content(Kind.IMAGE, say("what.webp"))
     if head.startswith(_OLE):
-        return Content(Kind.PRESENTATION, "an Office file of the old binary kind")
+        return Content(Kind.PRESENTATION, say("what.ole"))
     if head.startswith(b"PK\x03\x04"):
         return _recognise_zip(head)
     for magic, what in _OTHERS.items():
         if head.startswith(magic):
-            return Content(Kind.OTHER, what)
+            return Content(Kind.OTHER, say(what))
     if not head.strip(b"\0"):
-        return Content(Kind.OTHER, "nothing but zero bytes" if head else "empty")
-    return Content(Kind.OTHER, "text" if _is_text(head) else "data of a kind not known here")
+        return Content(Kind.OTHER, say("what.zeros" if head else "what.empty"))
+    return Content(Kind.OTHER, say("what.text" if _is_text(head) else "what.unknown"))
 
 
 def _recognise_zip(head: bytes) -> Content:
@@ -141,17 +143,17 @@ def _recognise_zip(head: bytes) -> Content:
         if content.startswith(_ODF) and not content.startswith(_ODF + "presentation"):
             return Content(Kind.OTHER, _odf_other(content))
         if content.startswith(_ODF):
-            return Content(Kind.PRESENTATION, "an OpenDocument presentation")
+            return Content(Kind.PRESENTATION, say("what.odp"))
     if first.startswith(("[Content_Types].xml", "_rels/", "docProps/", "ppt/")):
-        return Content(Kind.PRESENTATION, "an Office file")
-    return Content(Kind.OTHER, "a ZIP archive")
+        return Content(Kind.PRESENTATION, say("what.office"))
+    return Content(Kind.OTHER, say("what.zip"))
 
 
 def _odf_other(mimetype: str) -> str:
     for word, what in _ODF_OTHER.items():
         if mimetype.startswith(_ODF + word):
-            return what
-    return "an OpenDocument file of another kind"
+            return say(what)
+    return say("what.odf")
 
 
 def _is_text(head: bytes) -> bool:
@@ -181,31 +183,32 @@ def inspect_deck(path: Path) -> Deck:
         except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, ValueError) as error:
             if isinstance(error, NotThatKind):
                 raise
-            raise NotThatKind("it is damaged: its ZIP container cannot be read to the end") from error
-    content = recognise(head)
-    raise NotThatKind(f"it is {content.what}")
+            raise NotThatKind(say("said.container")) from error
+    raise _it_is(recognise(head).what)
+
+
+def _it_is(what: str) -> NotThatKind:
+    return NotThatKind(say("said.it-is", what=what))
 
 
 def _inspect_zip(archive: zipfile.ZipFile) -> Deck:
     entries = archive.infolist()
     if len(entries) > MAX_ENTRIES:
-        raise NotThatKind(f"it has {len(entries):,} parts; at most {MAX_ENTRIES:,} are allowed")
+        raise NotThatKind(say("said.many-parts", count=len(entries), most=MAX_ENTRIES))
     if any(entry.flag_bits & 0x1 for entry in entries):
-        raise NotThatKind("it is protected by a password; save it without one")
+        raise NotThatKind(say("said.encrypted"))
     unpacked = sum(entry.file_size for entry in entries)
     if unpacked > MAX_UNPACKED or any(_is_bomb(entry) for entry in entries):
-        raise NotThatKind(
-            f"it would unpack to {unpacked / 1e6:,.0f} MB from a suspiciously small file, so it is not opened"
-        )
+        raise NotThatKind(say("said.bomb", size=unpacked))
     names = {entry.filename for entry in entries}
     if "[Content_Types].xml" in names:
         deck = _ooxml(_beginning(archive, "[Content_Types].xml").lower(), names)
     elif "mimetype" in names:
         deck = _odf(_beginning(archive, "mimetype").decode("ascii", "replace").strip(), archive)
     else:
-        raise NotThatKind("it is a ZIP archive")
+        raise _it_is(say("what.zip"))
     if deck.slides is not None and deck.slides > MAX_SLIDES:
-        raise NotThatKind(f"it has {deck.slides:,} slides; at most {MAX_SLIDES:,} are allowed")
+        raise NotThatKind(say("said.many-slides", count=deck.slides, most=MAX_SLIDES))
     return deck
 
 
@@ -238,8 +241,8 @@ def _ooxml(manifest: bytes, names: set[str]) -> Deck:
             return Deck(suffix, import_filter, sum(1 for name in names if _SLIDE.fullmatch(name)))
     for marker, what in _OOXML_OTHER.items():
         if marker in manifest:
-            raise NotThatKind(f"it is {what}")
-    raise NotThatKind("it is an Office package without a presentation in it")
+            raise _it_is(say(what))
+    raise _it_is(say("what.package"))
 
 
 def _odf(mimetype: str, archive: zipfile.ZipFile) -> Deck:
@@ -250,8 +253,8 @@ def _odf(mimetype: str, archive: zipfile.ZipFile) -> Deck:
         if mimetype == _ODF + ending:
             return Deck(suffix, import_filter, _count(archive, "content.xml", b"<draw:page "))
     if mimetype.startswith(_ODF):
-        raise NotThatKind(f"it is {_odf_other(mimetype)}")
-    raise NotThatKind("it is a ZIP archive")
+        raise _it_is(_odf_other(mimetype))
+    raise _it_is(say("what.zip"))
 
 
 def _inspect_ole(path: Path) -> Deck:
@@ -259,11 +262,11 @@ def _inspect_ole(path: Path) -> Deck:
     # a file made to fool this search is refused by LibreOffice instead.
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data.find("EncryptedPackage".encode("utf-16-le")) >= 0:
-            raise NotThatKind("it is protected by a password; save it without one")
+            raise NotThatKind(say("said.encrypted"))
         if data.find("PowerPoint Document".encode("utf-16-le")) >= 0:
             return Deck(".ppt", "MS PowerPoint 97", None)
         if data.find("WordDocument".encode("utf-16-le")) >= 0:
-            raise NotThatKind("it is a Word document")
+            raise _it_is(say("what.word"))
         if data.find("Workbook".encode("utf-16-le")) >= 0:
-            raise NotThatKind("it is an Excel workbook")
-    raise NotThatKind("it is an Office file of the old binary kind without a presentation in it")
+            raise _it_is(say("what.excel"))
+    raise _it_is(say("what.ole-empty"))

@@ -1,6 +1,6 @@
-"""One uploaded file, read from a multipart request as a stream: never whole in memory, never on disk here.
+"""Uploaded files, read from a multipart request as a stream: never whole in memory, never on disk here.
 
-The request's own parser is driven by hand, so that the file's bytes go from the socket to the blob store.
+The request's own parser is driven by hand, so that a file's bytes go from the socket to the blob store.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from http import HTTPStatus
 
@@ -17,113 +18,119 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 
 from nightcrew.demo.sniff import HEAD
+from nightcrew.demo.texts import say
 from nightcrew.files import clean_name
 
 FIELD = "Upload"
 IDLE = 60.0
 """Seconds to wait for the next piece of an upload."""
 _ROOM = 64 << 10
-"""Bytes of the body beside the file: boundaries, headers, small fields."""
+"""Bytes of the body beside the files: boundaries, headers, small fields."""
 _DRAIN = 64 << 20
 _DRAIN_SECONDS = 10.0
 _BOUNDARY = re.compile(rb"[!-~](?:[ -~]{0,68}[!-~])?")
 
 
 class Refused(Exception):
-    """The upload is not accepted; `status` and the message are the answer."""
+    """The upload is not accepted; `status` and the message, of the catalogue, are the answer."""
 
     def __init__(self, status: HTTPStatus, message: str) -> None:
         super().__init__(message)
         self.status = status
 
 
-class Upload:
-    """The file in field `Upload` of one request. Use: `await start()`, then `chunks()` to the end."""
+class UploadedFile:
+    """One file of an upload, to be read before the next one is asked for."""
 
-    name: str
-    head: bytes
-    """The first bytes of the content, up to `sniff.HEAD`."""
-
-    def __init__(self, headers: Headers, body: AsyncGenerator[bytes, None], max_size: int) -> None:
-        self._body = body
-        self._max_size = max_size
-        self._received = 0
-        self._form = _Form(_boundary(headers))
-        length = headers.get("content-length", "")
-        if length.isdecimal() and int(length) > max_size + _ROOM:
-            raise self._too_large()
-
-    async def start(self) -> None:
-        """Read up to the file's first bytes.
-
-        Raises `Refused` when there is no file, an empty one, or the body is not what it says.
-        """
-        while len(self._form.pending) < HEAD and not self._form.file_ended:
-            if not await self._feed():
-                break
-        name = self._form.file_name
-        if name is None or (not name and not self._form.pending):
-            raise Refused(
-                HTTPStatus.BAD_REQUEST,
-                "No file was chosen. Choose a presentation or an image, then send it again.",
-            )
-        self.name = clean_name(name)
-        if not self._form.pending:
-            raise Refused(
-                HTTPStatus.BAD_REQUEST,
-                f"“{self.name}” is empty: it has 0 bytes. Choose a file with something in it.",
-            )
-        self.head = bytes(self._form.pending[:HEAD])
+    def __init__(self, upload: Upload, part: _Part) -> None:
+        self._upload = upload
+        self._part = part
+        self.name = clean_name(part.name)
+        self.head = bytes(part.pending[:HEAD])
+        """The first bytes of the content, up to `sniff.HEAD`."""
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the file's content. Raises `Refused` past the limit, or when the upload breaks off."""
         sent = 0
         while True:
-            if piece := self._form.take():
+            if piece := self._part.take():
                 sent += len(piece)
-                if sent > self._max_size:
-                    raise self._too_large()
+                if sent > self._upload.max_size:
+                    raise self._upload.too_large()
                 yield piece
-            if self._form.file_ended:
+            if self._part.ended:
                 return
-            if not await self._feed():
-                raise Refused(
-                    HTTPStatus.BAD_REQUEST,
-                    f"The upload of “{self.name}” broke off before its end. Send it again.",
-                )
+            if not await self._upload.feed():
+                raise Refused(HTTPStatus.BAD_REQUEST, say("said.broke-off", name=self.name))
 
-    async def finish(self) -> None:
-        """Read what follows the file, so that the client sees the answer."""
-        while await self._feed():
-            self._form.take()
 
-    async def _feed(self) -> bool:
-        """Parse the next piece of the body; False at its end."""
+class Upload:
+    """The files in the fields `Upload` of one request: ``async for file in upload.files()``.
+
+    max_size: bytes of one file. max_files: how many there may be.
+    """
+
+    def __init__(
+        self, headers: Headers, body: AsyncGenerator[bytes, None], max_size: int, max_files: int = 1
+    ) -> None:
+        self.max_size = max_size
+        self._body = body
+        self._most = max_size * max_files + _ROOM
+        self._received = 0
+        self._form = _Form(_boundary(headers), max_files)
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length) > self._most:
+            raise self.too_large()
+
+    async def files(self) -> AsyncIterator[UploadedFile]:
+        """Yield each file, once its first bytes are there; at least one.
+
+        Raises `Refused` when there is none, one is empty, or the body is not what it says.
+        """
+        found = 0
+        while (part := await self._next()) is not None:
+            while len(part.pending) < HEAD and not part.ended:
+                if not await self.feed():
+                    break
+            # An empty field is how browsers say that nothing was chosen.
+            if part.name or part.pending:
+                if not part.pending:
+                    why = "said.empty" if part.ended else "said.broke-off"
+                    raise Refused(HTTPStatus.BAD_REQUEST, say(why, name=clean_name(part.name)))
+                found += 1
+                yield UploadedFile(self, part)
+            self._form.parts.popleft()
+        if not found:
+            raise Refused(HTTPStatus.BAD_REQUEST, say("said.no-file"))
+
+    async def _next(self) -> _Part | None:
+        while not self._form.parts:
+            if not await self.feed():
+                return None
+        return self._form.parts[0]
+
+    async def feed(self) -> bool:
+        """Parse the next piece of the body; False at its end. Raises `Refused`."""
         try:
             async with asyncio.timeout(IDLE):
                 piece = await anext(self._body, None)
             if piece is None:
                 return False
             self._received += len(piece)
-            if self._received > self._max_size + _ROOM:
-                raise self._too_large()
+            if self._received > self._most:
+                raise self.too_large()
             self._form.write(piece)
         except TimeoutError:
-            raise Refused(
-                HTTPStatus.REQUEST_TIMEOUT, f"Nothing came for {IDLE:.0f} seconds. Send it again."
-            ) from None
+            raise Refused(HTTPStatus.REQUEST_TIMEOUT, say("said.stalled", count=int(IDLE))) from None
         except ClientDisconnect:
-            raise Refused(HTTPStatus.BAD_REQUEST, "The browser went away during the upload.") from None
+            raise Refused(HTTPStatus.BAD_REQUEST, say("said.went-away")) from None
         except FormParserError as error:
-            raise Refused(HTTPStatus.BAD_REQUEST, f"The form could not be read: {error}") from error
+            raise Refused(HTTPStatus.BAD_REQUEST, say("said.bad-form", detail=error)) from error
         return True
 
-    def _too_large(self) -> Refused:
-        return Refused(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"The file is too large: at most {self._max_size / 1e6:,.0f} MB are accepted "
-            "(change it with --max-upload).",
-        )
+    def too_large(self) -> Refused:
+        """The refusal of a file past the limit."""
+        return Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, say("said.too-large", size=self.max_size))
 
 
 async def drain(body: AsyncGenerator[bytes, None]) -> None:
@@ -145,22 +152,35 @@ def _boundary(headers: Headers) -> bytes:
     if kind != b"multipart/form-data" or not _BOUNDARY.fullmatch(boundary):
         raise Refused(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            f"Send the file as multipart/form-data in a field named “{FIELD}”.",
+            say("said.no-form", detail=FIELD),
         )
     return boundary
 
 
-class _Form:
-    """The parser's callbacks: keeps the bytes of the one file that counts, drops all else."""
+class _Part:
+    """What has been parsed of one file, and not been taken yet."""
 
-    def __init__(self, boundary: bytes) -> None:
-        self.file_name: str | None = None
-        self.file_ended = False
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.pending = bytearray()
+        self.ended = False
+
+    def take(self) -> bytes:
+        data = bytes(self.pending)
+        self.pending.clear()
+        return data
+
+
+class _Form:
+    """The parser's callbacks: keeps the bytes of the files that count, drops all else."""
+
+    def __init__(self, boundary: bytes, max_files: int) -> None:
+        self.parts: deque[_Part] = deque()
+        self._left = self._max_files = max_files
+        self._part: _Part | None = None
         self._field = bytearray()
         self._value = bytearray()
         self._disposition = ""
-        self._in_file = False
         self._parser = MultipartParser(
             boundary,
             {
@@ -176,11 +196,6 @@ class _Form:
 
     def write(self, data: bytes) -> None:
         self._parser.write(data)
-
-    def take(self) -> bytes:
-        data = bytes(self.pending)
-        self.pending.clear()
-        return data
 
     def _part_begin(self) -> None:
         self._disposition = ""
@@ -200,18 +215,21 @@ class _Form:
 
     def _headers_finished(self) -> None:
         kind, options = parse_options_header(self._disposition)
-        wanted = kind == b"form-data" and options.get(b"name") == FIELD.encode() and b"filename" in options
-        # The first such part counts; a second one is read and dropped.
-        self._in_file = wanted and self.file_name is None
-        if self._in_file:
-            # Browsers write a quotation mark in a name as %22.
-            self.file_name = options[b"filename"].decode("utf-8", "replace").replace("%22", '"')
+        if kind != b"form-data" or options.get(b"name") != FIELD.encode() or b"filename" not in options:
+            return
+        # Browsers write a quotation mark in a name as %22.
+        part = _Part(options[b"filename"].decode("utf-8", "replace").replace("%22", '"'))
+        if not self._left:
+            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, say("said.too-many", count=self._max_files))
+        self._left -= 1
+        self._part = part
+        self.parts.append(part)
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._in_file:
-            self.pending += data[start:end]
+        if self._part is not None:
+            self._part.pending += data[start:end]
 
     def _part_end(self) -> None:
-        if self._in_file:
-            self._in_file = False
-            self.file_ended = True
+        if self._part is not None:
+            self._part.ended = True
+            self._part = None

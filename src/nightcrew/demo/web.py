@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 from http import HTTPStatus
 from urllib.parse import quote
 
-from msgspec import Struct
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -18,10 +17,14 @@ from starlette.routing import Route
 
 from nightcrew.app import Nightcrew
 from nightcrew.blob import Blob
-from nightcrew.demo import office, sniff
-from nightcrew.demo.pages import Pages
+from nightcrew.client import new_id
+from nightcrew.demo import live, office, sniff
+from nightcrew.demo.live import Story, Watch
+from nightcrew.demo.pages import Pages, speak
+from nightcrew.demo.shelf import File, Shelf, is_picture, key_tag
 from nightcrew.demo.sniff import Kind
-from nightcrew.demo.tasks import export_pdf, make_thumbnail, tasks
+from nightcrew.demo.tasks import FILE, draw_page, export_pdf, make_thumbnail, page_job
+from nightcrew.demo.texts import say
 from nightcrew.demo.upload import Refused, Upload, drain
 from nightcrew.errors import (
     BlobNotFound,
@@ -31,44 +34,18 @@ from nightcrew.errors import (
     LimitExceeded,
     StorageFull,
 )
-from nightcrew.job import JobRecord, JobState
-from nightcrew.task import Job
+from nightcrew.task import Call
 
 log = logging.getLogger("nightcrew.demo")
 
-_WORDS = {
-    JobState.WAITING: "waiting",
-    JobState.READY: "waiting",
-    JobState.RUNNING: "processing",
-    JobState.SUCCEEDED: "ok",
-    JobState.FAILED: "failed",
-    JobState.CANCELLED: "failed",
-}
-_PHRASES = {
-    HTTPStatus.NOT_FOUND: "There is no such page.",
-    HTTPStatus.METHOD_NOT_ALLOWED: "There is no such method here.",
-}
+MAX_FILES = 20
+"""Files that one form may bring, and one page follow."""
+MAX_UPLOADS = 8
+"""Uploads under way at once."""
+
+_PHRASES = {HTTPStatus.NOT_FOUND: "said.no-page", HTTPStatus.METHOD_NOT_ALLOWED: "said.no-method"}
 _PLAIN = re.compile(r"[^A-Za-z0-9 ._()+,-]")
-
-
-class Status(Struct, frozen=True):
-    """A job as the progress page shows it."""
-
-    id: str
-    name: str
-    """Of the uploaded file."""
-    status: str
-    """waiting, processing, ok or failed."""
-    info: str | None
-    """Where the result is when ok, why there is none when failed, else None."""
-    progress: float | None
-    """0 to 1."""
-    text: str | None
-
-    @property
-    def is_final(self) -> bool:
-        """Whether this is the end."""
-        return self.status in ("ok", "failed")
+_KEY = re.compile(r"[A-Za-z0-9-]{8,100}")
 
 
 class Sample:
@@ -78,6 +55,9 @@ class Sample:
         self._app = app
         self._poll = poll
         self._max_upload = max_upload
+        self._uploads = 0
+        self._shelf = Shelf(app)
+        self._watch = Watch(app, self._shelf)
         self.pages = Pages()
         self.site = Starlette(
             routes=[
@@ -86,162 +66,249 @@ class Sample:
                 Route("/", self._upload, methods=["POST"]),
                 Route("/Upload", self._upload, methods=["POST"]),
                 Route("/Progress", self._progress_page, methods=["GET"]),
+                Route("/api/files", self._take_file, methods=["POST"]),
                 Route("/api/status/{job_id}", self._status, methods=["GET"]),
+                Route("/api/events", self._events, methods=["GET"]),
                 Route("/api/result/{job_id}", self._result, methods=["GET"]),
+                Route("/api/picture/{job_id}", self._picture, methods=["GET"]),
+                Route("/api/cancel/{job_id}", self._cancel, methods=["POST"]),
+                Route("/api/retry/{job_id}", self._retry, methods=["POST"]),
                 self.pages.route,
             ],
             exception_handlers={HTTPException: self._http_error, EngineError: self._engine_error},  # type: ignore[dict-item]
         )
         self.site.router.redirect_slashes = False
 
+    async def stop(self) -> None:
+        """Let those go who follow a page: the server is going away."""
+        await self._watch.stop()
+
     # pages
 
-    async def _upload_page(self, _request: Request) -> Response:
-        return self._form()
+    async def _upload_page(self, request: Request) -> Response:
+        return await self._form(request)
 
-    def _form(self, status: HTTPStatus = HTTPStatus.OK, error: str | None = None) -> Response:
-        return self.pages.page(
+    async def _form(
+        self, request: Request, status: HTTPStatus = HTTPStatus.OK, error: str | None = None
+    ) -> Response:
+        after = request.query_params.get("after") if request.method == "GET" else None
+        try:
+            files, older = await self._shelf.latest(after)
+        except ConfigurationError:
+            raise HTTPException(HTTPStatus.NOT_FOUND) from None
+        t = speak(request)
+        response = self.pages.page(
+            request,
             "upload.html",
             status,
-            error=error,
+            error=None if error is None else t.translate(error),
             office=office.find_soffice() is not None,
             max_upload=self._max_upload,
+            max_files=MAX_FILES,
             accepted=sniff.ACCEPTED,
+            poll=self._poll,
+            files=[file.shown(t) for file in files],
+            older=older,
         )
-
-    async def _upload(self, request: Request) -> Response:
-        body = request.stream()
-        try:
-            upload = Upload(request.headers, body, self._max_upload)
-            await upload.start()
-            blob = await self._app.blobs.aput(upload.chunks(), upload.name)
-            await upload.finish()
-        except Refused as refused:
-            # A browser that is still sending shows no answer, only that the connection broke.
-            await drain(body)
-            return self._form(refused.status, str(refused))
-        except LimitExceeded as error:
-            return self._form(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error))
-        except StorageFull:
-            return self._form(
-                HTTPStatus.INSUFFICIENT_STORAGE,
-                "There is no space left to store the file; nothing of it was kept. Make room and send it again.",
-            )
-        job = await self._enqueue(blob, sniff.recognise(upload.head))
-        # Nothing more to write: the job itself, which exists from now on, is its status.
-        return RedirectResponse(f"/Progress?jobId={job.id}", HTTPStatus.FOUND)
-
-    async def _enqueue(self, blob: Blob, content: sniff.Content) -> Job[Blob]:
-        """Choose the task by what the file says that it is, and otherwise by what it is."""
-        kind = sniff.claimed(blob.name)
-        if kind is Kind.OTHER:
-            kind = content.kind
-        return await (make_thumbnail if kind is Kind.IMAGE else export_pdf).aenqueue(blob)
+        if status is HTTPStatus.TOO_MANY_REQUESTS:
+            response.headers["Retry-After"] = "2"
+        return response
 
     async def _progress_page(self, request: Request) -> Response:
-        job = await self._find(request.query_params.get("jobId", ""))
-        return self.pages.page("progress.html", job=await self._show(job), poll=self._poll)
+        ids = list(dict.fromkeys(request.query_params.getlist("jobId")))[:MAX_FILES]
+        files = [file for file in await self._shelf.find(ids) if file is not None]
+        if not files:
+            raise HTTPException(HTTPStatus.NOT_FOUND, say("said.no-job"))
+        t = speak(request)
+        return self.pages.page(
+            request,
+            "progress.html",
+            poll=self._poll,
+            files=[file.shown(t) for file in files],
+            final=all(file.is_final for file in files),
+        )
+
+    # uploads
+
+    async def _upload(self, request: Request) -> Response:
+        """The form of the upload page: one file or several, all of them or none."""
+        try:
+            files = await self._receive(request, MAX_FILES)
+        except Refused as refused:
+            return await self._form(request, refused.status, str(refused))
+        query = "&".join(f"jobId={job_id}" for job_id in files)
+        # Nothing more to write: the job itself, which exists from now on, is its status.
+        return RedirectResponse(f"/Progress?{query}", HTTPStatus.FOUND)
+
+    async def _take_file(self, request: Request) -> Response:
+        """One file, for scripts and for the page's own: the same key brings the same file only once."""
+        key = request.headers.get("idempotency-key")
+        if key is not None and not _KEY.fullmatch(key):
+            return self._refuse(request, Refused(HTTPStatus.BAD_REQUEST, say("said.bad-key")))
+        try:
+            # Whose answer was lost, perhaps with the server, sends the file again.
+            file = None if key is None else await self._shelf.with_key(key)
+            if file is None:
+                [job_id] = await self._receive(request, 1, () if key is None else (key_tag(key),))
+                [file] = await self._shelf.find([job_id])
+            else:
+                await drain(request.stream())
+        except Refused as refused:
+            return self._refuse(request, refused)
+        assert file is not None
+        where = {"Location": f"/api/status/{file.id}", "Retry-After": f"{self._poll:.0f}"}
+        return JSONResponse(file.shown(speak(request)), HTTPStatus.ACCEPTED, where)
+
+    def _refuse(self, request: Request, refused: Refused) -> Response:
+        response = self.pages.refusal(request, refused.status, str(refused))
+        if refused.status is HTTPStatus.TOO_MANY_REQUESTS:
+            response.headers["Retry-After"] = "2"
+        return response
+
+    async def _receive(self, request: Request, max_files: int, tags: tuple[str, ...] = ()) -> list[str]:
+        """Store the files of a request, and enqueue their jobs, all or none. Raises `Refused`."""
+        body = request.stream()
+        try:
+            with self._counted():
+                return await self._store(
+                    Upload(request.headers, body, self._max_upload, max_files), tags=tags
+                )
+        except (Refused, LimitExceeded, StorageFull) as error:
+            # A browser that is still sending shows no answer, only that the connection broke.
+            await drain(body)
+            if isinstance(error, Refused):
+                raise
+            if isinstance(error, LimitExceeded):
+                raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error)) from error
+            raise Refused(HTTPStatus.INSUFFICIENT_STORAGE, say("said.no-space")) from error
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Within the quota on uploads at once."""
+        if self._uploads >= MAX_UPLOADS:
+            raise Refused(HTTPStatus.TOO_MANY_REQUESTS, say("said.busy", count=MAX_UPLOADS))
+        self._uploads += 1
+        try:
+            yield
+        finally:
+            self._uploads -= 1
+
+    async def _store(self, upload: Upload, tags: tuple[str, ...]) -> list[str]:
+        ids: list[str] = []
+        calls: list[Call[Blob] | Call[Blob | None]] = []
+        async for file in upload.files():
+            blob = await self._app.blobs.aput(file.chunks(), file.name)
+            ids.append(new_id())
+            calls += _jobs(ids[-1], blob, sniff.recognise(file.head), tags)
+        await self._app.aenqueue_many(calls)
+        return ids
 
     # the API
 
     async def _status(self, request: Request) -> Response:
-        job = await self._find(request.path_params["job_id"])
-        status = await self._show(job)
-        return JSONResponse({field: getattr(status, field) for field in status.__struct_fields__})
+        file = await self._find(request)
+        return JSONResponse(file.shown(speak(request)), headers={"Vary": "Accept-Language, Cookie"})
+
+    async def _events(self, request: Request) -> Response:
+        """What happens to some files, as it happens."""
+        if self._watch.is_full:
+            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, say("said.many-streams", count=live.STREAMS))
+        ids = request.query_params.getlist("jobId")[:MAX_FILES]
+        files = [file for file in await self._shelf.find(ids) if file is not None]
+        if not files:
+            raise HTTPException(HTTPStatus.NOT_FOUND, say("said.no-job"))
+        known = request.headers.get("last-event-id") or request.query_params.get("after", "")
+        return Story(files, speak(request), known).stream(self._watch)
 
     async def _result(self, request: Request) -> Response:
-        job = await self._find(request.path_params["job_id"])
-        if job.state is not JobState.SUCCEEDED:
-            raise HTTPException(HTTPStatus.NOT_FOUND, "This job has no result.")
-        blob = await job.aresult(timeout=0)
-        content = self._app.blobs.aread(blob)
+        file = await self._find(request)
+        if file.result is None:
+            raise HTTPException(HTTPStatus.NOT_FOUND, say("said.no-result"))
+        return await self._send(file.id, "said.result-gone")
+
+    async def _picture(self, request: Request) -> Response:
+        """A picture of a file, to be shown in a page."""
+        file = await self._find(request)
+        if not file.picture:
+            raise HTTPException(HTTPStatus.NOT_FOUND, say("said.no-picture"))
+        return await self._send(file.id if file.image else page_job(file.id), "said.no-picture", shown=True)
+
+    async def _cancel(self, request: Request) -> Response:
+        file = await self._find(request)
+        # Of its picture too; that one may have been made already, or not be there at all.
+        await self._app.acancel(file.id, page_job(file.id))
+        return await self._changed(request, file)
+
+    async def _retry(self, request: Request) -> Response:
+        file = await self._find(request)
+        await self._app.aretry(*([file.id] if file.picture else [file.id, page_job(file.id)]))
+        return await self._changed(request, file)
+
+    async def _changed(self, request: Request, file: File) -> Response:
+        if "text/html" in request.headers.get("accept", ""):
+            # Sent by a form: there is no script to show an answer.
+            return RedirectResponse(f"/Progress?jobId={file.id}", HTTPStatus.SEE_OTHER)
+        return await self._status(request)
+
+    async def _find(self, request: Request) -> File:
+        """The sample's own file of this job: jobs of other applications in the same store are not shown."""
+        [file] = await self._shelf.find([request.path_params["job_id"]])
+        if file is None:
+            raise HTTPException(HTTPStatus.NOT_FOUND, say("said.no-job"))
+        return file
+
+    async def _send(self, job_id: str, gone: str, *, shown: bool = False) -> Response:
+        """Send what a job has made: to be saved, or to be `shown` if it is a picture."""
         try:
+            job = await self._app.aget(job_id)
+            blob = await job.aresult(timeout=0)
+            content = self._app.blobs.aread(blob)
             first = await anext(content, b"")
-        except BlobNotFound:
-            raise HTTPException(HTTPStatus.NOT_FOUND, "The result is not kept any more.") from None
-
-        async def body() -> AsyncIterator[bytes]:
-            async with aclosing(content):  # type: ignore[type-var]
-                yield first
-                async for chunk in content:
-                    yield chunk
-
-        return StreamingResponse(
-            body(),
-            media_type="application/octet-stream",
-            headers={"Content-Disposition": attachment(blob.name), "Content-Length": str(blob.size)},
-        )
-
-    async def _find(self, job_id: str) -> Job[Blob]:
-        """The sample's own job of this id: those of other applications in the same store are not shown."""
-        unknown = HTTPException(HTTPStatus.NOT_FOUND, "There is no such job (any more).")
-        try:
-            job: Job[Blob] = await self._app.aget(job_id)
-        except (JobNotFound, ConfigurationError):
-            raise unknown from None
-        if job.task not in tasks.tasks:
-            raise unknown
-        return job
-
-    async def _show(self, job: Job[Blob]) -> Status:
-        record = job.record
-        word = _WORDS[record.state]
-        info = None
-        if word == "ok":
-            info = f"api/result/{job.id}"
-        elif word == "failed":
-            info = _why_failed(record)
-        return Status(
-            id=job.id,
-            name=_uploaded(record),
-            status=word,
-            info=info,
-            progress=record.progress if record.state is JobState.RUNNING else None,
-            text=await self._text(record),
-        )
-
-    async def _text(self, record: JobRecord) -> str | None:
-        if record.state is JobState.READY and record.attempts:
-            return (
-                f"Attempt {record.attempts} of {record.max_attempts} failed; the next one starts by itself."
-            )
-        if record.state is JobState.READY and not any(worker.alive for worker in await self._app.aworkers()):
-            return "No worker is running. Start one with `nightcrew demo --worker-only`; the file is safe until then."
-        if record.state is JobState.SUCCEEDED and record.started_at and record.finished_at:
-            return f"Done in {max(record.finished_at - record.started_at, 0.1):.1f} s."
-        return record.progress_text if record.state is JobState.RUNNING else None
+        except (BlobNotFound, JobNotFound):
+            raise HTTPException(HTTPStatus.NOT_FOUND, say(gone)) from None
+        headers = {"Content-Length": str(blob.size)}
+        if not shown:
+            headers["Content-Disposition"] = attachment(blob.name)
+        elif not is_picture(job.record):
+            raise HTTPException(HTTPStatus.NOT_FOUND, say(gone))
+        kind = blob.content_type if shown else "application/octet-stream"
+        return StreamingResponse(_after(first, content), media_type=kind, headers=headers)
 
     # errors
 
     async def _http_error(self, request: Request, error: HTTPException) -> Response:
         status = HTTPStatus(error.status_code)
         # Starlette's own words are the bare phrase of the status.
-        reason = _PHRASES.get(status, error.detail) if error.detail == status.phrase else error.detail
-        return self.pages.refusal(request, status, reason)
+        known = _PHRASES.get(status) if error.detail == status.phrase else None
+        return self.pages.refusal(request, status, say(known) if known else error.detail)
 
     async def _engine_error(self, request: Request, error: EngineError) -> Response:
         log.error("the store failed: %s", error)
-        return self.pages.refusal(
-            request,
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            "The job store does not answer, so nothing was accepted. Try again in a moment.",
-        )
+        return self.pages.refusal(request, HTTPStatus.SERVICE_UNAVAILABLE, say("said.store-silent"))
+
+
+def _jobs(
+    job_id: str, blob: Blob, content: sniff.Content, tags: tuple[str, ...]
+) -> list[Call[Blob] | Call[Blob | None]]:
+    """The jobs of one file, chosen by what it says that it is, and otherwise by what it is."""
+    kind = sniff.claimed(blob.name)
+    if kind is Kind.OTHER:
+        kind = content.kind
+    if kind is Kind.IMAGE:
+        return [make_thumbnail.using(id=job_id, tags=[FILE, *tags]).call(blob)]
+    made: list[Call[Blob] | Call[Blob | None]] = [export_pdf.using(id=job_id, tags=[FILE, *tags]).call(blob)]
+    if content.kind is Kind.PRESENTATION:
+        made.append(draw_page.using(id=page_job(job_id)).call(blob))
+    return made
+
+
+async def _after(first: bytes, content: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(content):  # type: ignore[type-var]
+        yield first
+        async for chunk in content:
+            yield chunk
 
 
 def attachment(name: str) -> str:
     """The Content-Disposition under which a browser saves a file (RFC 6266, RFC 8187)."""
     return f"attachment; filename=\"{_PLAIN.sub('_', name)}\"; filename*=UTF-8''{quote(name, safe='')}"
-
-
-def _uploaded(record: JobRecord) -> str:
-    positional, named = tasks.tasks[record.task].signature.decode(record.args)
-    [blob] = [value for value in (*positional, *named.values()) if isinstance(value, Blob)]
-    return blob.name
-
-
-def _why_failed(record: JobRecord) -> str:
-    if record.state is JobState.CANCELLED:
-        return "It was cancelled."
-    if record.error is not None:
-        return record.error.message
-    return f"It failed: {record.reason or 'no reason was recorded'}."

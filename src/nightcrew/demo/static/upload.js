@@ -1,38 +1,105 @@
-// Tells what was chosen, refuses what is too large before it is sent, and shows that it is being sent.
-// The form works without this module too.
+// The upload page: files are sent from here, several at once, and their progress is shown below. The form works
+// without this module too.
 
-const form = document.querySelector("form");
+import { act } from "./act.js";
+import { show } from "./entry.js";
+import { Follower } from "./follow.js";
+import { Sender } from "./send.js";
+import { announce, say, size } from "./say.js";
+
+const form = document.querySelector("#upload");
 const input = form.querySelector("#Upload");
-const button = form.querySelector("button");
-const chosen = form.querySelector("#chosen");
-const sending = form.querySelector("#sending");
-const most = Number(form.dataset.max);
-const hint = chosen.textContent;
+const hint = form.querySelector("#hint");
+const list = document.querySelector("#files");
+const usual = hint.textContent;
 
-const size = (bytes) =>
-  bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+const find = (id) => list.querySelector(`[data-id="${id}"]`);
+const follower = new Follower(Number(form.dataset.poll), told);
+const sender = new Sender(list, Number(form.dataset.max), (entry, file) => {
+  const twin = find(file.id); // of a file that was sent twice, because its first answer was lost
+  if (twin && twin !== entry) twin.remove();
+  show(entry, file);
+  if (!file.settled) follower.follow(file.id);
+});
+
+function told(file) {
+  const entry = find(file.id);
+  if (entry) show(entry, file);
+}
+
+act(list, (file) => {
+  told(file);
+  if (!file.settled) follower.follow(file.id);
+});
+follower.follow(...[...list.children].filter((entry) => !("settled" in entry.dataset)).map((entry) => entry.dataset.id));
+
+function send(files) {
+  document.querySelector(".none").hidden = true;
+  return sender.add(files);
+}
+
+const plain = (file) => ({ name: file.name, size: file.size, content: file });
+
+// choosing
+
+document.documentElement.classList.add("scripted");
+input.required = false;
 
 function look() {
-  const [file] = input.files;
-  let problem = "";
-  if (file && file.size === 0) problem = `“${file.name}” is empty.`;
-  if (file && file.size > most) problem = `“${file.name}” has ${size(file.size)}; at most ${size(most)} are accepted.`;
-  input.setCustomValidity(problem);
-  chosen.textContent = !file ? hint : problem || `${file.name}, ${size(file.size)}`;
+  const files = [...input.files];
+  const all = files.reduce((sum, file) => sum + file.size, 0);
+  form.classList.toggle("chosen", files.length > 0);
+  hint.textContent = files.length === 0 ? usual : files.length === 1 ? `${files[0].name}, ${size(all)}`
+    : say("live.chosen", { count: files.length, size: size(all) });
+  if (files.length > 0) announce(hint.textContent);
 }
 
 input.addEventListener("change", look);
-input.addEventListener("dragover", () => input.classList.add("over"));
-for (const end of ["dragleave", "drop"]) input.addEventListener(end, () => input.classList.remove("over"));
+window.addEventListener("pageshow", look);
 
-form.addEventListener("submit", () => {
-  button.disabled = true;
-  sending.hidden = false;
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const files = [...input.files].map(plain);
+  if (files.length === 0) return input.click();
+  form.reset();
+  look();
+  const ids = await send(files);
+  // As the form does without a script. Where something was refused, it is told here.
+  if (ids.length <= Number(form.dataset.most) && ids.every((id) => id !== null)) {
+    location.assign(`/Progress?${ids.map((id) => `jobId=${id}`).join("&")}`);
+  }
 });
 
-// Coming back with the browser's "back" shows the page as it was left: make it usable again.
-window.addEventListener("pageshow", () => {
-  button.disabled = false;
-  sending.hidden = true;
-  look();
+// dropping, anywhere on the page, and pasting
+
+let depth = 0;
+
+const carries = (event) => event.dataTransfer?.types.includes("Files");
+
+document.addEventListener("dragenter", (event) => {
+  if (!carries(event)) return;
+  depth += 1;
+  form.classList.add("over");
+});
+document.addEventListener("dragleave", (event) => {
+  if (!carries(event)) return;
+  depth = Math.max(0, depth - 1);
+  if (depth === 0) form.classList.remove("over");
+});
+document.addEventListener("dragover", (event) => carries(event) && event.preventDefault());
+document.addEventListener("drop", (event) => {
+  if (!carries(event)) return;
+  event.preventDefault();
+  depth = 0;
+  form.classList.remove("over");
+  const files = [...event.dataTransfer.items].filter((item) => item.kind === "file").map((item) => {
+    const folder = item.webkitGetAsEntry?.()?.isDirectory ?? false;
+    const file = item.getAsFile();
+    return folder || !file ? { name: file?.name ?? "", size: 1, folder: true } : plain(file);
+  });
+  if (files.length > 0) send(files);
+});
+document.addEventListener("paste", (event) => {
+  const files = [...(event.clipboardData?.files ?? [])];
+  if (files.length > 0) send(files.map(plain));
 });

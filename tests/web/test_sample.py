@@ -24,8 +24,8 @@ from nightcrew.options import Retry
 from nightcrew.registry import Tasks
 from tests.waiting import await_until
 from tests.web.decks import deck, picture
-from tests.web.running import Site
 from tests.web.listening import listening
+from tests.web.running import Site
 
 
 async def take(client: httpx2.AsyncClient, name: str, content: bytes, **headers: str) -> dict[str, Any]:

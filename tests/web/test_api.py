@@ -233,7 +233,7 @@ async def test_files_go_in_and_come_out(shop: Shop, admin: httpx2.AsyncClient) -
 
 
 async def test_jobs_are_asked_for_and_looked_at_together(shop: Shop, admin: httpx2.AsyncClient) -> None:
-    batch = {"jobs": [{"task": "shop.add", "args": {"a": n}} for n in range(3)]}
+    batch: dict[str, list[Any]] = {"jobs": [{"task": "shop.add", "args": {"a": n}} for n in range(3)]}
     key = {"idempotency-key": "a batch"}
     first = await admin.post("/api/batches", json=batch, headers=key)
     assert first.status_code == 202
@@ -265,3 +265,34 @@ def test_an_app_that_is_at_home_in_a_thread_is_served_too(sqlite_url: str) -> No
 
     with shop.app:
         asyncio.run(use())
+
+
+async def test_queues_are_paused_and_workers_told(shop: Shop, admin: httpx2.AsyncClient) -> None:
+    asked = {"reason": "the printer burns", "until": "1h"}
+    assert (await admin.post("/api/queues/default/pause", json=asked)).json() == {"done": True}
+    job = await enqueue(admin, "shop.add", args={"a": 1})
+    shown = (await admin.get("/api/queues")).json()
+    assert [(one["queue"], one["reason"]) for one in shown["paused"]] == [("default", "the printer burns")]
+    assert shown["queues"][0]["problem"] == "this queue is paused"
+    async with shop.worker() as worker:
+        await await_until(lambda: one_worker(admin))
+        assert (await admin.get(f"/api/jobs/{job}")).json()["state"] == "ready"
+        assert (await admin.post("/api/queues/default/resume")).json() == {"done": True}
+        await await_until(lambda: is_done(admin, f"/api/jobs/{job}"))
+        assert (await admin.post(f"/api/workers/{worker.id}/quiet")).status_code == 200
+        await await_until(lambda: is_quiet(admin))
+    assert (await admin.post(f"/api/workers/{uuid.uuid4()}/stop")).status_code == 404
+    assert (await admin.post("/api/queues/default/resume")).json() == {"done": False}
+    for wrong in ({"until": "2020-01-01T00:00:00Z"}, {"until": "soon"}, {"reason": "x" * 2_000}):
+        assert (await admin.post("/api/queues/default/pause", json=wrong)).status_code == 422
+    # A name with a slash can be written with an escape.
+    assert (await admin.post("/api/queues/mail%2Fbulk/pause")).status_code == 200
+    assert {one["queue"] for one in (await admin.get("/api/queues")).json()["paused"]} == {"mail/bulk"}
+
+
+async def one_worker(client: httpx2.AsyncClient) -> bool:
+    return len((await client.get("/api/workers")).json()["workers"]) == 1
+
+
+async def is_quiet(client: httpx2.AsyncClient) -> bool:
+    return bool((await client.get("/api/workers")).json()["workers"][0]["state"] == "quiet")

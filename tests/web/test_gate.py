@@ -32,6 +32,7 @@ OPERATORS = {"operate", "admin"}
 ADMINS = {"admin"}
 
 MAY = {
+    "GET /openapi.json": OWNERS,
     "GET /healthz": EVERYBODY,
     "GET /readyz": EVERYBODY,
     "GET /session": EVERYBODY,
@@ -54,7 +55,12 @@ MAY = {
     "POST /api/blobs": ENQUEUERS,
     "GET /api/blobs/{blob}": OWNERS,
     "GET /api/queues": READERS,
+    "POST /api/queues/{queue}/pause": OPERATORS,
+    "POST /api/queues/{queue}/resume": OPERATORS,
     "GET /api/workers": READERS,
+    "POST /api/workers/{worker}/quiet": OPERATORS,
+    "POST /api/workers/{worker}/stop": OPERATORS,
+    "POST /api/workers/{worker}/resume": OPERATORS,
     "GET /api/tasks": OWNERS,
     "GET /api/audit": ADMINS,
     "GET /api/tokens": ADMINS,

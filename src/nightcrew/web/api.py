@@ -37,6 +37,9 @@ from nightcrew.web.views import (
 RETRY_AFTER = "1"
 """Seconds after which it is worth looking at a job again."""
 MAX_KEY = 200
+_KEY = {
+    "Idempotency-Key": "Of your own, such as a UUID: for a day, the same request with it answers the same jobs."
+}
 
 
 class Api:
@@ -56,6 +59,7 @@ class Api:
                 "/api/jobs",
                 Scope.ENQUEUE,
                 self.enqueue,
+                takes=_KEY,
                 body=JobRequest,
                 answer=Accepted,
                 status=HTTPStatus.ACCEPTED,
@@ -66,6 +70,7 @@ class Api:
                 "/api/batches",
                 Scope.ENQUEUE,
                 self.enqueue_many,
+                takes=_KEY,
                 body=BatchRequest,
                 answer=BatchAccepted,
                 status=HTTPStatus.ACCEPTED,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from datetime import datetime
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from nightcrew.app import Nightcrew
 from nightcrew.asked import call_with, due, task_named
 from nightcrew.client import new_id
 from nightcrew.codec import decode_value, encode_value
-from nightcrew.documents import Kind
+from nightcrew.documents import Kind, Wish
 from nightcrew.engine import Changed, Engine, Verb
 from nightcrew.errors import JobNotFound, UnknownTask, VersionConflict
 from nightcrew.job import Extras, JobDetail, JobRecord, NewJob
@@ -283,6 +284,29 @@ class Desk:
         if changed is Changed.MISSING:
             raise JobNotFound(job_id)
         return await self.job(who, job_id), changed
+
+    # queues and workers
+
+    async def pause(
+        self, who: Who, queue: str, reason: str | None = None, until: float | str | datetime | None = None
+    ) -> None:
+        """Have no worker take further jobs of a queue, for so long or until then. As `Nightcrew.apause`."""
+        lasting = (
+            None if until is None else f"until {until}" if isinstance(until, datetime) else f"for {until}"
+        )
+        note = ", ".join(said for said in (lasting, reason) if said)
+        await self.audit.record(who, "pause queue", (queue,), note)
+        await self.app.apause(queue, reason=reason, until=until, by=who.name)
+
+    async def resume(self, who: Who, queue: str) -> bool:
+        """Let workers take jobs of a queue again; False if it was not paused."""
+        await self.audit.record(who, "resume queue", (queue,))
+        return await self.app.aresume(queue)
+
+    async def tell_worker(self, who: Who, worker: str, wish: Wish | None) -> bool:
+        """Ask a worker to be quiet or to stop, or with None to go on; False where none of this id lives."""
+        await self.audit.record(who, f"worker: {wish or 'go on'}", (worker,))
+        return await self.app.atell_worker(worker, wish, by=who.name)
 
     # tokens
 

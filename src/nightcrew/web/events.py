@@ -156,6 +156,7 @@ class Events:
                 own=True,
                 query=EventsQuery,
                 content=stream,
+                takes={"Last-Event-ID": "The id of the last event that was seen: what follows it is told."},
                 others=none,
             ),
             Route("GET", "/api/events", Right.READ, self.changes, content=stream),

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 from starlette.responses import Response
 
+from nightcrew.asked import due
+from nightcrew.documents import Wish
 from nightcrew.reasons import needs
 from nightcrew.web.desk import Desk
+from nightcrew.web.problems import Refused
 from nightcrew.web.routes import Route, Visit
 from nightcrew.web.scopes import Scope
 from nightcrew.web.views import (
+    DoneView,
+    PauseRequest,
     QueueList,
     TaskList,
     TaskView,
     WorkerList,
     json_response,
+    pause_view,
     queue_view,
     worker_view,
 )
@@ -29,7 +37,20 @@ class Fleet:
         """The part of the table that is answered here."""
         return [
             Route("GET", "/api/queues", Scope.READ, self.queues, answer=QueueList),
+            Route(
+                "POST",
+                "/api/queues/{queue}/pause",
+                Scope.OPERATE,
+                self.pause,
+                body=PauseRequest,
+                optional_body=True,
+                answer=DoneView,
+            ),
+            Route("POST", "/api/queues/{queue}/resume", Scope.OPERATE, self.resume, answer=DoneView),
             Route("GET", "/api/workers", Scope.READ, self.workers, answer=WorkerList),
+            Route("POST", "/api/workers/{worker}/quiet", Scope.OPERATE, self.quiet, answer=DoneView),
+            Route("POST", "/api/workers/{worker}/stop", Scope.OPERATE, self.stop, answer=DoneView),
+            Route("POST", "/api/workers/{worker}/resume", Scope.OPERATE, self.go_on, answer=DoneView),
             Route("GET", "/api/tasks", Scope.READ, self.tasks, own=True, answer=TaskList),
         ]
 
@@ -37,8 +58,41 @@ class Fleet:
         """What waits, the longest waiting first."""
         stats = await self._desk.ask(lambda store: store.stats())
         workers = await self._desk.ask(lambda store: store.workers())
-        found = [queue_view(need.stats, need.problem) for need in needs(stats, workers)]
-        return json_response(QueueList(found, stats.running, stats.counted_to))
+        why = {queue: pause.reason or "" for queue, pause in stats.paused.items()}
+        found = [queue_view(need.stats, need.problem) for need in needs(stats, workers, why)]
+        paused = [pause_view(queue, pause) for queue, pause in sorted(stats.paused.items())]
+        return json_response(QueueList(found, paused, stats.running, stats.counted_to))
+
+    async def pause(self, visit: Visit) -> Response:
+        """Have no worker take further jobs of a queue, from about a second on; what runs goes on."""
+        asked: PauseRequest = visit.body or PauseRequest()
+        until = None if asked.until is None else due(asked.until, "`until`")
+        await self._desk.pause(visit.who, visit.params["queue"], asked.reason, until)
+        return json_response(DoneView(True))
+
+    async def resume(self, visit: Visit) -> Response:
+        """Let workers take jobs of a queue again; `done` is false if it was not paused."""
+        return json_response(DoneView(await self._desk.resume(visit.who, visit.params["queue"])))
+
+    async def quiet(self, visit: Visit) -> Response:
+        """Ask a worker to take no more jobs; what it runs goes on, and the process stays."""
+        return await self._tell(visit, Wish.QUIET)
+
+    async def stop(self, visit: Visit) -> Response:
+        """Ask a worker to end in good order; nobody takes its place."""
+        return await self._tell(visit, Wish.STOP)
+
+    async def go_on(self, visit: Visit) -> Response:
+        """Let a quiet worker take jobs again."""
+        return await self._tell(visit, None)
+
+    async def _tell(self, visit: Visit, wish: Wish | None) -> Response:
+        worker = visit.params["worker"]
+        if not await self._desk.tell_worker(visit.who, worker, wish):
+            raise Refused(
+                HTTPStatus.NOT_FOUND, "No such worker lives.", worker, "See those that do: /api/workers"
+            )
+        return json_response(DoneView(True))
 
     async def workers(self, visit: Visit) -> Response:  # noqa: ARG002
         """The workers that were seen lately."""

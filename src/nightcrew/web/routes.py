@@ -68,6 +68,8 @@ class Route:
     status: HTTPStatus = HTTPStatus.OK
     content: str = "application/json"
     """The kind of content of its answer."""
+    takes: Mapping[str, str] = field(default_factory=dict)
+    """Headers that it looks at, and what each is for."""
     others: Mapping[int, str] = field(default_factory=dict)
     """Its other answers, beside refusals: what they mean."""
     page: bool = False

@@ -23,11 +23,13 @@ from nightcrew.web.fleet import Fleet
 from nightcrew.web.following import Following
 from nightcrew.web.gate import Gate, Rules
 from nightcrew.web.health import Health
+from nightcrew.web.openapi import make_document
 from nightcrew.web.problems import Refused, problem_response
 from nightcrew.web.reading import Limits
-from nightcrew.web.routes import Route, Table
+from nightcrew.web.routes import Route, Table, Visit
 from nightcrew.web.scopes import Scope as Right
 from nightcrew.web.signing_in import PATH, Door
+from nightcrew.web.views import json_response
 from nightcrew.worker import Worker
 
 log = logging.getLogger("nightcrew.web")
@@ -41,8 +43,10 @@ class Site:
         self.following = Following(desk)
         door = Door(desk, lambda: self._gate)
         events = Events(desk, self.following, rules.limits)
+        document = Route("GET", "/openapi.json", Right.READ, self._document, own=True)
         self.table = Table(
             [
+                document,
                 *Health(desk).routes(),
                 *door.routes(),
                 *Api(desk).routes(),
@@ -96,6 +100,10 @@ class Site:
                 await stack.enter_async_context(self.running())
                 await send({"type": "lifespan.startup.complete"})
         await send({"type": "lifespan.shutdown.complete"})
+
+    async def _document(self, visit: Visit) -> Response:  # noqa: ARG002
+        """The API described for programs (OpenAPI 3.1)."""
+        return json_response(make_document(self.table))
 
     def _refusal(self, request: Request, route: Route | None, refused: Refused) -> Response:  # noqa: ARG002
         return problem_response(refused)

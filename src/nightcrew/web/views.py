@@ -15,8 +15,10 @@ from msgspec import Meta, Raw, Struct
 from starlette.responses import Response
 
 from nightcrew.codec import unescape_result
+from nightcrew.documents import MAX_REASON, Pause
 from nightcrew.engine import QueueStats, WorkerInfo
 from nightcrew.job import AttemptRecord, ErrorInfo, JobDetail, JobRecord, JobState, Outcome
+from nightcrew.options import DAY
 
 MAX_PAGE = 500
 MAX_TEXT = 200
@@ -29,7 +31,9 @@ JobId = Annotated[
 Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
 Number = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 Cursor = Annotated[str, Meta(min_length=1, max_length=500)]
-Duration = Annotated[str, Meta(min_length=1, max_length=40)] | Annotated[float, Meta(ge=0)]
+Duration = (
+    Annotated[str, Meta(min_length=1, max_length=40)] | Annotated[float, Meta(ge=0, le=100 * 365 * DAY)]
+)
 """Seconds, or text such as ``10m``."""
 
 
@@ -78,6 +82,14 @@ class TokenRequest(Struct, frozen=True, forbid_unknown_fields=True):
     scopes: Annotated[list[GivenScope], Meta(min_length=1, max_length=4)]
     lifetime: Duration | None = "90d"
     """Until it ends by itself; null is never."""
+
+
+class PauseRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a queue is to be paused."""
+
+    reason: Annotated[str, Meta(min_length=1, max_length=MAX_REASON)] | None = None
+    until: Duration | None = None
+    """When it ends by itself: so long from now, such as ``2h``, or a time; null is never."""
 
 
 class AuditQuery(Struct, frozen=True, forbid_unknown_fields=True):
@@ -243,10 +255,22 @@ class QueueView(Struct, frozen=True):
     """Why no worker takes it; null when one does."""
 
 
+class PauseView(Struct, frozen=True):
+    """A queue of which no worker takes jobs."""
+
+    queue: str
+    since: datetime
+    by: str | None
+    reason: str | None
+    until: datetime | None
+    """When it ends by itself; null is never."""
+
+
 class QueueList(Struct, frozen=True):
     """What waits, the longest waiting first."""
 
     queues: list[QueueView]
+    paused: list[PauseView]
     running: int
     counted_to: int
 
@@ -287,6 +311,12 @@ class TaskList(Struct, frozen=True):
     """The tasks that the site knows, by name."""
 
     tasks: list[TaskView]
+
+
+class DoneView(Struct, frozen=True):
+    """Whether there was something to do."""
+
+    done: bool
 
 
 class ChangeView(Struct, frozen=True):
@@ -449,6 +479,11 @@ def queue_view(stats: QueueStats, problem: str | None) -> QueueView:
     return QueueView(
         stats.queue, stats.task, stats.ready, stats.later, moment(stats.oldest_ready_at), problem
     )
+
+
+def pause_view(queue: str, pause: Pause) -> PauseView:
+    """A queue of which no worker takes jobs."""
+    return PauseView(queue, certain(pause.at), pause.by, pause.reason, moment(pause.until))
 
 
 def _json(data: bytes) -> bytes:

@@ -95,7 +95,7 @@ class Visit:
         """Send a file by the form; return the job's id."""
         await self.open("/Upload")
         await self.choose((name, content))
-        await self.page.click("text=Export to PDF")
+        await self.page.click("#upload button")
         await self.page.wait_for_url("**/Progress?jobId=*")
         return self.page.url.rpartition("=")[2]
 

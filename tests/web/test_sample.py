@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 import pytest
 from PIL import Image
 
 from nightcrew.blob import Blob
-from nightcrew.demo import live, office, web
+from nightcrew.demo import confine, live, office, web
 from nightcrew.demo.tasks import export_pdf, page_job
 from nightcrew.demo.texts import LANGUAGES, texts
 from nightcrew.errors import EngineBusy
@@ -320,6 +321,31 @@ async def test_cancelling_takes_the_picture_along(site: Site, damaged: bytes) ->
         assert (await site.app.aget(page_job(file["id"]))).state is JobState.CANCELLED
         await client.post(f"/api/retry/{file['id']}")
         assert (await site.app.aget(page_job(file["id"]))).state is JobState.READY
+
+
+async def test_cancelling_ends_the_programs_at_once(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "soffice"
+    program.write_text(f"#!/bin/sh\necho $$ >> {tmp_path}/started\nexec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(office, "find_soffice", lambda: str(program))
+    # It tells that it runs by writing a file.
+    monkeypatch.setenv(confine.ALLOW_FILES, "1")
+
+    def started() -> list[int]:
+        path = tmp_path / "started"
+        return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+    async with site.worker(), site.client() as client:
+        file = await take(client, "deck.pptx", deck(tmp_path / "deck.pptx").read_bytes())
+        await await_until(lambda: len(started()) == 2, timeout=30)  # for the PDF, and for the picture
+        told = (await client.post(f"/api/cancel/{file['id']}")).json()
+        assert told["can"] == []
+        assert told["status"] == "failed" or told["text"] == "It is being cancelled."
+        await await_until(lambda: not any(map(psutil.pid_exists, started())))
+        for job_id in (file["id"], page_job(file["id"])):
+            assert await (await site.app.aget(job_id)).afinished(timeout=20) is JobState.CANCELLED
 
 
 async def test_the_buttons_work_as_forms(site: Site) -> None:

@@ -115,8 +115,13 @@ def test_the_parts_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_stops_soon_with_pages_open(tmp_path: Path, number: int) -> None:
     with Demo(tmp_path / "data") as demo:
-        # A connection that stays open, and one that is in the middle of a request.
-        with demo.client() as client, socket.create_connection(("127.0.0.1", demo.port)) as slow:
+        # A connection that stays open, one that is in the middle of a request, and a page that is followed live.
+        with (
+            demo.client() as client,
+            socket.create_connection(("127.0.0.1", demo.port)) as slow,
+            client.stream("GET", f"/api/events?jobId={send(client, 'photo.png', picture())}") as live,
+        ):
+            assert live.status_code == 200
             client.get("/")
             slow.sendall(b"GET / HTTP/1.1\r\nHost: 127")
             demo.process.send_signal(number)

@@ -14,7 +14,7 @@ from contextlib import (
 )
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
 
 import msgspec
 
@@ -64,6 +64,22 @@ class JobPage:
 
     def __len__(self) -> int:
         return len(self.jobs)
+
+
+class _Plain(TypedDict, total=False):
+    task: str | None
+    queue: str | None
+    tag: str | None
+    worker: str | None
+    fingerprint: str | None
+
+
+class SearchSettings(_Plain, total=False):
+    """What `app.search(...)` accepts to narrow it."""
+
+    state: JobState | str | None
+    since: Duration | datetime | None
+    until: Duration | datetime | None
 
 
 class Nightcrew(Tasks):
@@ -198,35 +214,21 @@ class Nightcrew(Tasks):
         return self._handle(await self._app.hop(self._app.fetch, check_id(job_id)))
 
     def search(
-        self,
-        *,
-        state: JobState | str | None = None,
-        task: str | None = None,
-        queue: str | None = None,
-        tag: str | None = None,
-        limit: int = 50,
-        after: str | None = None,
+        self, *, limit: int = 50, after: str | None = None, **where: Unpack[SearchSettings]
     ) -> JobPage:
         """Look at jobs, newest first, one page at a time: give `page.next` as `after` to go on.
 
-        A page may be shorter than `limit`, even empty, and not be the last.
+        Narrowed by `state`, `task`, `queue`, `tag`; `worker`, the id of the one that runs it or ended it; `since` and
+        `until`, when it was enqueued: an aware `datetime`, or so long ago; and `fingerprint`, for dead letters that
+        are the same failure as one that has it. A page may be shorter than `limit`, even empty, and not be the last.
         """
-        where = _filter(state, task, queue, tag)
-        return self._page(*self._app.call("search", self._app.page, where, _limit(limit), after))
+        return self._page(*self._app.call("search", self._app.page, _filter(**where), _limit(limit), after))
 
     async def asearch(
-        self,
-        *,
-        state: JobState | str | None = None,
-        task: str | None = None,
-        queue: str | None = None,
-        tag: str | None = None,
-        limit: int = 50,
-        after: str | None = None,
+        self, *, limit: int = 50, after: str | None = None, **where: Unpack[SearchSettings]
     ) -> JobPage:
         """As `search`, awaited."""
-        where = _filter(state, task, queue, tag)
-        return self._page(*await self._app.hop(self._app.page, where, _limit(limit), after))
+        return self._page(*await self._app.hop(self._app.page, _filter(**where), _limit(limit), after))
 
     def cancel(self, *job_ids: str) -> list[Changed]:
         """Cancel jobs: at once while they wait, by asking them to stop while they run."""
@@ -341,12 +343,31 @@ class Nightcrew(Tasks):
         return JobPage([self._handle(record) for record in records], after)
 
 
-def _filter(state: JobState | str | None, task: str | None, queue: str | None, tag: str | None) -> Filter:
+def _filter(
+    state: JobState | str | None = None,
+    since: Duration | datetime | None = None,
+    until: Duration | datetime | None = None,
+    **where: Unpack[_Plain],
+) -> Filter:
     try:
         wanted = None if state is None else JobState(state)
     except ValueError:
         raise ConfigurationError(f"expected `state` as one of {', '.join(JobState)}, got {state!r}") from None
-    return Filter(wanted, task, queue, tag)
+    return Filter(wanted, since=_moment(since, "since", -1), until=_moment(until, "until", -1), **where)
+
+
+def _moment(value: Duration | datetime | None, what: str, direction: int) -> float | None:
+    """Unix seconds: of an aware datetime, or so long from now (direction 1) or ago (-1)."""
+    if value is None:
+        return None
+    if isinstance(value, datetime):
+        if value.utcoffset() is None:
+            raise ConfigurationError(
+                f"expected `{what}` as an aware datetime or a duration, got {value!r}, which names no time zone; "
+                "use datetime.now(UTC) + ..., or add tzinfo=..."
+            )
+        return value.timestamp()
+    return time.time() + direction * seconds(value, f"`{what}`")
 
 
 def _limit(limit: int) -> int:
@@ -370,16 +391,7 @@ def _paused(
                 f"expected `{what}` as a text of at most {MAX_REASON} characters, got {text!r}"
             )
     now = time.time()
-    end = None
-    if isinstance(until, datetime):
-        if until.utcoffset() is None:
-            raise ConfigurationError(
-                f"expected `until` as an aware datetime or so long from now, got {until!r}, which names no "
-                "time zone; say `datetime.now(UTC)`, or `.astimezone()` for this machine's"
-            )
-        end = until.timestamp()
-    elif until is not None:
-        end = now + seconds(until, "`until`")
+    end = _moment(until, "until", 1)
     if end is not None and end <= now:
         raise ConfigurationError(
             f"expected `until` in the future, got {until!r}; `resume` ends a pause at once"

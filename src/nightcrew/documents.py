@@ -140,5 +140,10 @@ def check_keys(kind: str, keys: Sequence[str]) -> None:
 def check_page(kind: str, limit: int, after: str | None) -> None:
     """Refuse a page that cannot be. Raises `ConfigurationError`."""
     check_keys(kind, () if after is None else (after,))
+    check_limit(limit, "documents")
+
+
+def check_limit(limit: int, what: str) -> None:
+    """Refuse to look at so many at once. Raises `ConfigurationError`."""
     if type(limit) is not int or not 1 <= limit <= MOST:
-        raise ConfigurationError(f"expected 1 to {MOST} documents a page, got {limit!r}; go on with `after`")
+        raise ConfigurationError(f"expected 1 to {MOST} {what} in one call, got {limit!r}")

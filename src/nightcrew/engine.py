@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 from msgspec import Struct
 
 from nightcrew.documents import Pause, Wish
-from nightcrew.job import Grant, JobDetail, JobRecord, JobState, Lost, NewJob, Report, Transition
+from nightcrew.job import Grant, JobDetail, JobRecord, JobState, Lost, NewJob, Outcome, Report, Transition
 
 
 class EngineLimits(Struct, frozen=True):
@@ -146,6 +146,32 @@ class Filter(Struct, frozen=True):
     task: str | None = None
     queue: str | None = None
     tag: str | None = None
+    worker: str | None = None
+    """The id of the worker that runs it, or ended it."""
+    since: float | None = None
+    """Created at this time or after; Unix seconds."""
+    until: float | None = None
+    """Created before this time."""
+    fingerprint: str | None = None
+    """Dead letters that are the same failure."""
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether it asks for what no index of a store tells: most jobs looked at may be others."""
+        return (self.task, self.queue, self.tag, self.worker) != (None, None, None, None)
+
+    def fits(self, record: JobRecord) -> bool:
+        """Whether a job is one of them."""
+        return (
+            self.state in (None, record.state)
+            and self.task in (None, record.task)
+            and self.queue in (None, record.queue)
+            and (self.tag is None or self.tag in record.extras.tags)
+            and self.worker in (None, record.worker)
+            and (self.since is None or record.created_at >= self.since)
+            and (self.until is None or record.created_at < self.until)
+            and self.fingerprint in (None, record.fingerprint)
+        )
 
 
 class Page(Struct, frozen=True):
@@ -156,6 +182,45 @@ class Page(Struct, frozen=True):
     """Give this back as `after` to go on; None at the end."""
     scanned: int
     """Rows looked at: a rare filter may give a short page that is not the last."""
+
+
+FAILURES_COUNTED_TO = 1_000
+"""Where the count of a `FailureGroup` stops."""
+
+
+class FailureGroup(Struct, frozen=True):
+    """Dead letters that are the same failure."""
+
+    fingerprint: str
+    task: str
+    count: int
+    """Since the time asked for, among the newest `FAILURES_COUNTED_TO`."""
+    first_at: float
+    """When the first that is still kept failed."""
+    last_at: float
+    job_id: str
+    """The newest of them, of which the rest is told."""
+    outcome: Outcome
+    type: str | None
+    """Of the error; None where there was none (its worker died, say)."""
+    message: str
+    """Of the error, else the reason."""
+
+    @classmethod
+    def of(cls, newest: JobRecord, count: int, first_at: float, last_at: float) -> FailureGroup:
+        """The group of a dead letter."""
+        error = newest.error
+        return cls(
+            fingerprint=newest.fingerprint or "",
+            task=newest.task,
+            count=count,
+            first_at=first_at,
+            last_at=last_at,
+            job_id=newest.id,
+            outcome=newest.outcome or Outcome.ERROR,
+            type=error.type if error else None,
+            message=error.message if error else newest.reason or "",
+        )
 
 
 class QueueStats(Struct, frozen=True):
@@ -290,6 +355,13 @@ class Engine(Protocol):
 
     async def search(self, where: Filter, limit: int = 50, after: str | None = None) -> Page:
         """One page of jobs, newest first. Never scans without bound."""
+        ...
+
+    async def failures(self, since: float = 0.0, limit: int = 50) -> list[FailureGroup]:
+        """Dead letters that failed since then (Unix seconds), those that are the same together; the latest first.
+
+        Bounded: where there are hundreds of kinds, the latest, and some of the others.
+        """
         ...
 
     async def stats(self) -> Stats:

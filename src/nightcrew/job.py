@@ -244,6 +244,8 @@ class Transition(Struct, gc=False):
     """Seconds it ran, by the worker's monotonic clock."""
     keep: float = 604800.0
     """Seconds to keep the finished job."""
+    fingerprint: str | None = None
+    """Of a dead letter: the same for failures that are the same (`failures.fingerprint`)."""
 
 
 class AttemptRecord(Struct, frozen=True):
@@ -303,6 +305,8 @@ class JobRecord(Struct, frozen=True):
     outcome: Outcome | None = None
     reason: str | None = None
     error: ErrorInfo | None = None
+    fingerprint: str | None = None
+    """Of a dead letter: the same for failures that are the same."""
     result: bytes | None = None
     worker: str | None = None
     progress: float | None = None

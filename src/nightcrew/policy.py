@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nightcrew.failures import fingerprint
 from nightcrew.job import ErrorInfo, Grant, JobState, Outcome, RetryRule, Transition
 from nightcrew.options import KEEP_FAILED, KEEP_RESULT
 
@@ -84,6 +85,8 @@ def decide(
             _try_again(transition, rule, chance, delay)
         case Outcome.ABORTED | Outcome.BAD_ARGUMENTS | Outcome.BAD_RESULT:
             pass
+    if transition.state is JobState.FAILED:
+        transition.fingerprint = fingerprint(grant.task, outcome, error, transition.reason)
     return transition
 
 

@@ -46,7 +46,7 @@ async def test_a_store_of_before_is_brought_up_to_date_by_opening_it(postgres_ur
         db.execute(
             f"DELETE FROM {schema}.migration WHERE name > 'postgres_0001_jobs';"
             f"DROP FUNCTION {schema}.save_document;"
-            f"DROP TABLE {schema}.document; DROP SEQUENCE {schema}.document_version".encode()
+            f"DROP TABLE {schema}.document, {schema}.failure; DROP SEQUENCE {schema}.document_version".encode()
         )
     engine = PostgresEngine(postgres_url)
     assert (await engine.migrate())[0] == "postgres_0002_documents"

@@ -121,6 +121,10 @@ def test_everything_arrives_as_it_was(old_url: str, postgres_url: str) -> None:
     assert said["moved"]["jobs"] == len(before)
     assert said["moved"]["known"] == 0
     assert asyncio.run(seen_at(postgres_url)) == before
+    # Failures keep their kinds.
+    assert [detail.job.fingerprint for detail in before.values() if detail.job.state is JobState.FAILED] != [
+        None
+    ]
 
 
 def test_documents_arrive_too_and_what_was_revoked_there_does_not_come_back(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.postgres
 HISTORY = 60_000
 FEW = 500
 """Rows that may be read whole: a table that is empty, or nearly."""
-LONG = ("job", "done", "ready", "again", "later", "attempt", "note", "log", "blob")
+LONG = ("job", "done", "ready", "again", "later", "attempt", "failure", "note", "log", "blob")
 """What may be read by index only: a claim's own rows, and never one after the other."""
 
 # As many jobs as a store has after a while, most of them over; some streams long and some short.
@@ -36,6 +37,8 @@ SEED = """
         SELECT id, CASE WHEN place % 50 = 0 THEN 4 ELSE 3 END, 1, 1, 0, 0, 1, 1.7e9, 4e9 FROM {s}.job;
     INSERT INTO {s}.attempt(id, fence, attempt, outcome, ended_at)
         SELECT id, 1, 1, 'error', 1.7e9 FROM {s}.done WHERE state = 4;
+    INSERT INTO {s}.failure(id, fingerprint, failed_at)
+        SELECT id, repeat((place % 3)::text, 16), 1.7e9 FROM {s}.job WHERE place % 50 = 0;
     ANALYZE;
 """
 
@@ -143,6 +146,14 @@ async def test_no_look_reads_history(plans: Plans) -> None:
         page = await engine.search(Filter(state=state), limit=20)
         if page.next:
             await engine.search(Filter(state=state), limit=20, after=page.next)
+        for where in (
+            Filter(state, since=time.time() - 40_000, until=time.time() - 20_000),
+            Filter(state, task="work", queue="q7", tag="none", worker=hand.id),
+            Filter(state, fingerprint="1" * 16),
+        ):
+            await engine.search(where, limit=20)
+    await engine.failures()
+    await engine.documents("queue")
     await engine.stats()
     await engine.workers()
     await engine.unused_blobs(["a", "b"])

@@ -119,14 +119,7 @@ def _found(store: Nightcrew, act: Act, search: Search) -> list[str]:
         after: str | None = None
         while True:
             where = replace(search, state=state)
-            page = store.search(
-                state=where.state,
-                task=where.task,
-                queue=where.queue,
-                tag=where.tag,
-                limit=MAX_PAGE,
-                after=after,
-            )
+            page = store.search(**where.settings(), limit=MAX_PAGE, after=after)
             ids.update(dict.fromkeys(job.id for job in page))
             after = page.next
             if after is None:

@@ -32,15 +32,7 @@ def jobs() -> None:
 @store_options
 @json_option
 def list_jobs(
-    state: str | None,
-    task: str | None,
-    queue: str | None,
-    tag: str | None,
-    limit: int,
-    after: str | None,
-    url: str | None,
-    app: str | None,
-    as_json: bool,
+    limit: int, after: str | None, url: str | None, app: str | None, as_json: bool, **where: Any
 ) -> None:
     """List jobs, the newest first.
 
@@ -51,11 +43,11 @@ def list_jobs(
     Examples:
       nightcrew jobs list --state failed
       nightcrew jobs list --task shop.tasks.resize --limit 500 --json
+      nightcrew jobs list --state failed --since 24h
     """
     from nightcrew.cli.listing import Search, list_page
 
-    search = Search(state=state, task=task, queue=queue, tag=tag)
-    list_page(url, app, search, limit=limit, after=after, as_json=as_json)
+    list_page(url, app, Search(**where), limit=limit, after=after, as_json=as_json)
 
 
 @jobs.command("show")

@@ -6,7 +6,8 @@ import shlex
 import time
 from dataclasses import asdict, dataclass
 
-from nightcrew.app import MAX_PAGE, Nightcrew
+from nightcrew.app import MAX_PAGE, Nightcrew, SearchSettings
+from nightcrew.asked import due
 from nightcrew.cli import shapes
 from nightcrew.cli.output import Cell, answer, note, state_cell, table
 from nightcrew.cli.store import opened
@@ -28,6 +29,26 @@ class Search:
     task: str | None = None
     queue: str | None = None
     tag: str | None = None
+    worker: str | None = None
+    since: str | None = None
+    until: str | None = None
+    fingerprint: str | None = None
+
+    def settings(self) -> SearchSettings:
+        """As `app.search` takes it. Raises `ConfigurationError` for a time that is none."""
+        found = SearchSettings(
+            state=self.state,
+            task=self.task,
+            queue=self.queue,
+            tag=self.tag,
+            worker=self.worker,
+            fingerprint=self.fingerprint,
+        )
+        if self.since is not None:
+            found["since"] = due(self.since, "--since")
+        if self.until is not None:
+            found["until"] = due(self.until, "--until")
+        return found
 
     def __bool__(self) -> bool:
         return any(asdict(self).values())
@@ -44,7 +65,7 @@ def find(
     found: list[JobRecord] = []
     begin = time.monotonic()
     while True:
-        page = app.search(**asdict(search), limit=min(limit - len(found), MAX_PAGE), after=after)
+        page = app.search(**search.settings(), limit=min(limit - len(found), MAX_PAGE), after=after)
         found += [job.record for job in page]
         after = page.next
         if after is None or len(found) == limit or time.monotonic() - begin > patience:

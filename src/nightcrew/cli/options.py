@@ -106,6 +106,22 @@ def json_option(function: F) -> F:
 def filter_options(function: F) -> F:
     """Give a command the filters of a search."""
     for option in (
+        click.option(
+            "--fingerprint",
+            metavar="HEX",
+            help="Only dead letters that are the same failure as one that has it.",
+        ),
+        click.option(
+            "--until",
+            metavar="WHEN",
+            help="Only jobs enqueued before that: so long ago, or a time with its zone.",
+        ),
+        click.option(
+            "--since",
+            metavar="WHEN",
+            help="Only jobs enqueued since: so long ago, such as 2h, or a time such as 2031-05-01T09:00+02:00.",
+        ),
+        click.option("--worker", metavar="ID", help="Only jobs that this worker runs, or has ended."),
         click.option("--tag", metavar="TAG", help="Only jobs with this tag."),
         click.option("--queue", metavar="QUEUE", help="Only jobs on this queue."),
         click.option("--task", metavar="TASK", help="Only jobs of this task."),

@@ -40,6 +40,7 @@ def job(record: JobRecord) -> dict[str, Any]:
         "outcome": None if record.outcome is None else record.outcome.value,
         "reason": record.reason,
         "error": error(record.error),
+        "fingerprint": record.fingerprint,
         "tags": list(extras.tags),
         "correlation_id": extras.correlation_id,
     }

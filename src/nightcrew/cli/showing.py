@@ -108,6 +108,8 @@ class Page:
             yield "progress", done + self._short(plain(record.progress_text or ""))
         if record.worker:
             yield "worker", plain(record.worker)
+        if record.fingerprint:
+            yield "alike", f"nightcrew jobs list --fingerprint {plain(record.fingerprint)}"
         if record.extras.tags:
             yield "tags", ", ".join(map(plain, record.extras.tags))
         if record.extras.correlation_id:

@@ -19,7 +19,7 @@ from uuid import UUID
 
 import msgspec
 
-from nightcrew.documents import check_document, check_keys, check_page
+from nightcrew.documents import check_document, check_keys, check_limit, check_page
 from nightcrew.engine import (
     Changed,
     Claimed,
@@ -28,6 +28,7 @@ from nightcrew.engine import (
     Document,
     EngineLimits,
     Enqueued,
+    FailureGroup,
     Filter,
     Finished,
     Page,
@@ -40,6 +41,7 @@ from nightcrew.engine import (
 )
 from nightcrew.engines import postgres_schema as schema
 from nightcrew.engines.postgres_documents import Documents
+from nightcrew.engines.postgres_failures import failures
 from nightcrew.engines.postgres_joining import Joining
 from nightcrew.engines.postgres_link import Address, Bell, Doubles, Link, Listener, Unsure, closed
 from nightcrew.engines.postgres_look import Look
@@ -155,6 +157,7 @@ def _ending(n: int, t: Transition) -> dict[str, Any]:
         "result": _decoded(t.result),
         "reason": _text(t.reason),
         "error": _text(t.error),
+        "fingerprint": t.fingerprint,
         # One that was fetched and handed back unstarted leaves no trace: nothing happened to it.
         "blobs": t.blobs or None,
         "trace": t.outcome is not Outcome.RETURNED or t.started_at is not None,
@@ -669,6 +672,12 @@ class PostgresEngine:
     async def search(self, where: Filter, limit: int = 50, after: str | None = None) -> Page:
         """One page of jobs, newest first. Never scans without bound."""
         return await self._open()[2].search(where, limit, after)
+
+    async def failures(self, since: float = 0.0, limit: int = 50) -> list[FailureGroup]:
+        """Dead letters that failed since then, those that are the same together; the latest first."""
+        check_limit(limit, "groups")
+        link, _, look = self._open()
+        return await failures(link, look, since, limit)
 
     async def stats(self) -> Stats:
         """What waits and runs now."""

@@ -281,7 +281,7 @@ class Link:
                 # All that is looked at is reached by an index; a table that was small when a plan was made may grow.
                 await connection.execute(
                     "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL enable_seqscan = off;"
-                    " SET LOCAL jit = off"
+                    " SET LOCAL jit = off; SET LOCAL plan_cache_mode = force_generic_plan"
                 )
                 return [
                     await (await connection.execute(statement, parameters)).fetchall()

@@ -6,7 +6,7 @@ A job's state is where it is found: in `done`, `ready`, `again` or `later`, else
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -19,7 +19,14 @@ from nightcrew.job import AttemptRecord, ErrorInfo, Extras, JobDetail, JobRecord
 
 COUNTED_TO = 10_000
 _SCANNED = 2_000
+NARROW_SCANNED = 5_000
+"""Most jobs of one page that are looked at; of most no more than a few numbers, where few are meant."""
 _MOST = 500
+_PIECE = 500
+_SKEW = 60.0
+"""Seconds by which the clock of whoever made an id may differ from the server's, by which it is asked for. Jobs by a
+clock that is further off are not found by time."""
+_FIRST_ID, _LAST_ID = "00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
 _extras = msgspec.json.Decoder(Extras)
 _error = msgspec.json.Decoder(ErrorInfo)
@@ -39,7 +46,7 @@ _JOBS = """
         coalesce(CASE WHEN d.id IS NULL THEN coalesce(a.ready_at, t.due_at) END, j.due_at),
         w.id, CASE WHEN d.id IS NULL THEN g.claimed_at ELSE d.started_at END, d.finished_at, d.expires_at,
         d.result::text, e.outcome, e.reason::text, e.error::text,
-        r.id IS NOT NULL OR a.id IS NOT NULL OR t.id IS NOT NULL
+        r.id IS NOT NULL OR a.id IS NOT NULL OR t.id IS NOT NULL, f.fingerprint
     FROM {from_jobs}
     JOIN {s}.lane l ON l.id = j.lane
     LEFT JOIN {s}.done d ON d.id = j.id
@@ -48,6 +55,7 @@ _JOBS = """
     LEFT JOIN {s}.again a ON a.id = j.id
     LEFT JOIN {s}.later t ON t.id = j.id
     LEFT JOIN {s}.note n ON n.id = j.id
+    LEFT JOIN {s}.failure f ON f.id = d.id
     LEFT JOIN LATERAL (
         SELECT c.worker, c.claimed_at, m.fence, m.attempts, m.crashes, m.losses
         FROM {s}.claim c, unnest(c.ids, c.fences, c.attempts, c.crashes, c.losses)
@@ -59,35 +67,9 @@ _JOBS = """
 
 
 def _record(row: tuple[Any, ...]) -> JobRecord:
-    (
-        job_id,
-        task,
-        queue,
-        priority,
-        args,
-        created_at,
-        most,
-        rerun,
-        codec,
-        extras,
-        progress,
-        progress_text,
-        cancelling,
-        final,
-        fence,
-        attempts,
-        crashes,
-        losses,
-        due_at,
-        worker,
-        *times,
-        result,
-        outcome,
-        reason,
-        error,
-        waits,
-    ) = row
-    started_at, finished_at, expires_at = times
+    job_id, task, queue, priority, args, created_at, most, rerun, codec, extras = row[:10]
+    progress, progress_text, cancelling, final, fence, attempts, crashes, losses, due_at, worker = row[10:20]
+    started_at, finished_at, expires_at, result, outcome, reason, error, waits, fingerprint = row[20:]
     state = _FINAL[final] if final is not None else JobState.READY if waits else JobState.RUNNING
     return JobRecord(
         id=job_id,
@@ -110,6 +92,7 @@ def _record(row: tuple[Any, ...]) -> JobRecord:
         outcome=Outcome(outcome) if outcome else Outcome.SUCCEEDED if state.is_final else None,
         reason=_text.decode(reason) if reason else None,
         error=_error.decode(error) if error else None,
+        fingerprint=fingerprint,
         result=None if result is None else result.encode(),
         worker=worker,
         progress=progress,
@@ -180,29 +163,53 @@ class Look:
         )
 
     async def search(self, where: Filter, limit: int, after: str | None) -> Page:
-        """One page, newest id first: candidates by the index that fits, at most `_SCANNED` of them."""
+        """One page, newest id first: candidates by the index that fits, a bounded number of them."""
         if not 1 <= limit <= _MOST:
             raise ConfigurationError(f"expected a page of 1 to {_MOST} jobs, got {limit}")
         if after is not None and not _ID.fullmatch(after):
             raise ConfigurationError(f"expected `after` to be a page's `next`, got {after!r}")
         if where.state is JobState.WAITING:
             return Page(jobs=[], next=None, scanned=0)
-        below = after or "ffffffff-ffff-ffff-ffff-ffffffffffff"
-        [candidates] = await self._link.look([(self._sql(_CANDIDATES[where.state]), [below, _SCANNED])])
+        narrow = where.is_narrow or (where.since, where.until) != (None, None)  # no index knows when it was
+        bound = NARROW_SCANNED if narrow else _SCANNED
+        candidates = await self._candidates(where, after, bound)
+        places = list(enumerate(candidates, 1))
+        if narrow:
+            fitting = await self._fitting(where, candidates)
+            places = [place for place in places if place[1] in fitting]
         jobs: list[JobRecord] = []
-        scanned = 0
-        # By pieces: mostly the first candidates fill the page, and the rest need not be read.
-        for piece in (candidates[n : n + limit] for n in range(0, len(candidates), limit)):
-            found = await self._records([row[0] for row in piece])
-            for (job_id,) in piece:
-                scanned += 1
+        # By pieces: mostly the first ones fill the page, and the rest need not be read.
+        for piece in _pieces(places, limit):
+            found = await self._records([job_id for _, job_id in piece])
+            for scanned, job_id in piece:
                 record = found.get(job_id)
-                if record is not None and _fits(record, where):
+                if record is not None and where.fits(record):
                     jobs.append(record)
                 if len(jobs) == limit:
                     return Page(jobs=jobs, next=job_id, scanned=scanned)
-        more = len(candidates) == _SCANNED
-        return Page(jobs=jobs, next=candidates[-1][0] if more else None, scanned=scanned)
+        more = len(candidates) == bound
+        return Page(jobs=jobs, next=candidates[-1] if more else None, scanned=len(candidates))
+
+    async def _candidates(self, where: Filter, after: str | None, most: int) -> list[str]:
+        low = _FIRST_ID if where.since is None else _id_at(where.since - _SKEW)
+        high = _LAST_ID if where.until is None else _id_at(where.until + _SKEW)
+        bounds = [low, min(high, after or _LAST_ID), most]
+        if where.fingerprint is None:
+            sql, parameters = _CANDIDATES[where.state], bounds
+        elif where.state in (None, JobState.FAILED):
+            sql, parameters = _OF_FINGERPRINT, [where.fingerprint, *bounds]
+        else:
+            return []
+        [found] = await self._link.look([(self._sql(sql, range=_RANGE), parameters)])
+        return [row[0] for row in found]
+
+    async def _fitting(self, where: Filter, ids: list[str]) -> set[str]:
+        """Of these jobs, those that may be meant: what can be told of a job without reading all of it."""
+        # As it stands in the JSON; a longer tag has it too, and is told apart later.
+        tag = None if where.tag is None else msgspec.json.encode(where.tag).decode()[1:-1]
+        parameters = [ids, where.task, where.queue, tag, where.worker, where.since, where.until]
+        [found] = await self._link.look([(self._sql(_FITTING), parameters)])
+        return {row[0] for row in found}
 
     async def stats(self, moment: float | None) -> Stats:
         """What waits and runs now; counts stop at `COUNTED_TO`. `moment` is the time in tests."""
@@ -269,39 +276,65 @@ class Look:
         return [row[0] for row in found]
 
 
-def _fits(record: JobRecord, where: Filter) -> bool:
-    return (
-        where.state in (None, record.state)
-        and where.task in (None, record.task)
-        and where.queue in (None, record.queue)
-        and (where.tag is None or where.tag in record.extras.tags)
-    )
+def _pieces(places: list[tuple[int, str]], size: int) -> Iterator[list[tuple[int, str]]]:
+    at = 0
+    while at < len(places):
+        yield places[at : at + size]
+        at, size = at + size, max(size, _PIECE)
 
 
+def _id_at(moment: float) -> str:
+    """The lowest id that can have been made at a time; Unix seconds."""
+    millisecond = min(max(int(moment * 1000), 0), (1 << 48) - 1)
+    return f"{millisecond >> 16:08x}-{millisecond & 0xFFFF:04x}-0000-0000-000000000000"
+
+
+_FITTING = """
+    SELECT j.id::text
+    FROM (
+        SELECT %s::uuid[] AS ids, %s::text AS task, %s::text AS queue, %s::text AS tag, %s::text AS worker,
+            %s::float8 AS since, %s::float8 AS until
+    ) asked,
+    LATERAL unnest(asked.ids) one(id) JOIN {s}.job j ON j.id = one.id
+    WHERE (asked.since IS NULL OR j.created_at >= asked.since) AND (asked.until IS NULL OR j.created_at < asked.until)
+    AND j.lane = ANY (ARRAY(
+        SELECT l.id FROM {s}.lane l
+        WHERE (asked.task IS NULL OR l.task = asked.task) AND (asked.queue IS NULL OR l.queue = asked.queue)
+    ))
+    AND (asked.tag IS NULL OR strpos(j.extras::text, asked.tag) > 0)
+    AND (asked.worker IS NULL OR EXISTS (
+        SELECT FROM {s}.done d WHERE d.id = j.id AND d.worker = (SELECT w.n FROM {s}.worker w WHERE w.id = asked.worker)
+    ) OR j.id IN (
+        SELECT unnest(c.ids) FROM {s}.claim c JOIN {s}.worker h ON h.n = c.worker WHERE h.id = asked.worker
+    ))
+"""
+_RANGE = "x.id >= %s AND x.id < %s ORDER BY x.id DESC LIMIT %s"
+_OF_FINGERPRINT = "SELECT x.id::text FROM {s}.failure x WHERE x.fingerprint = %s AND {range}"
 _CANDIDATES = {
-    None: "SELECT id::text FROM {s}.job WHERE id < %s ORDER BY id DESC LIMIT %s",
-    JobState.SUCCEEDED: "SELECT id::text FROM {s}.done WHERE id < %s ORDER BY id DESC LIMIT %s",
-    JobState.FAILED: (
-        "SELECT id::text FROM {s}.done WHERE state = 4 AND state <> 3 AND id < %s ORDER BY id DESC LIMIT %s"
-    ),
-    JobState.CANCELLED: (
-        "SELECT id::text FROM {s}.done WHERE state = 5 AND state <> 3 AND id < %s ORDER BY id DESC LIMIT %s"
-    ),
-    JobState.RUNNING: (
-        "SELECT m.id::text FROM {s}.claim c, unnest(c.ids) m(id) WHERE m.id < %s ORDER BY m.id DESC LIMIT %s"
-    ),
-    # The newest of each stream, and of those that wait for their time. (`ready` has no index by id: its line began
-    # where the job of the last page stands.)
+    None: "SELECT x.id::text FROM {s}.job x WHERE {range}",
+    JobState.SUCCEEDED: "SELECT x.id::text FROM {s}.done x WHERE {range}",
+    JobState.FAILED: "SELECT x.id::text FROM {s}.done x WHERE state = 4 AND state <> 3 AND {range}",
+    JobState.CANCELLED: "SELECT x.id::text FROM {s}.done x WHERE state = 5 AND state <> 3 AND {range}",
+    JobState.RUNNING: "SELECT x.id::text FROM {s}.claim c, unnest(c.ids) x(id) WHERE {range}",
+    # The newest of each stream, and of those that wait for their time. `ready` has no index by id, and its line is nearly
+    # in the order of ids: it begins where those about the last page stand, in the middle of them (one clock that is
+    # wrong must not hide the others), and a little above.
     JobState.READY: """
-        WITH page AS (SELECT %s::uuid AS below, %s::integer AS most),
-        place AS (SELECT coalesce((SELECT j.place FROM {s}.job j WHERE j.id = below), 1::bigint << 62) AS p FROM page)
+        WITH page AS (SELECT %s::uuid AS low, %s::uuid AS below, %s::integer AS most),
+        place AS (
+            SELECT CASE WHEN below = 'ffffffff-ffff-ffff-ffff-ffffffffffff' THEN 1::bigint << 62 ELSE coalesce((
+                SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY near.place)
+                FROM (SELECT j.place FROM {s}.job j WHERE j.id <= below ORDER BY j.id DESC LIMIT 50) near
+            ), 0) + 1000 END AS p FROM page
+        )
         SELECT w.id::text FROM page, place, LATERAL (
             SELECT r.id FROM {s}.stream s, LATERAL (
-                SELECT id FROM {s}.ready WHERE stream = s.id AND ready.place < p ORDER BY ready.place DESC LIMIT most
-            ) r
+                SELECT id FROM {s}.ready WHERE stream = s.id AND ready.place < p
+                ORDER BY ready.place DESC LIMIT most + 2000
+            ) r WHERE r.id < below
             UNION ALL (SELECT id FROM {s}.again WHERE id < below ORDER BY id DESC LIMIT most)
             UNION ALL (SELECT id FROM {s}.later WHERE id < below ORDER BY id DESC LIMIT most)
-        ) w ORDER BY w.id DESC LIMIT (SELECT most FROM page)""",
+        ) w WHERE w.id >= low ORDER BY w.id DESC LIMIT (SELECT most FROM page)""",
 }
 
 _WAITING = """

@@ -16,6 +16,8 @@ from psycopg import AsyncConnection
 from nightcrew.engines import postgres_schema as schema
 from nightcrew.engines.postgres_link import Address, engine_error
 from nightcrew.errors import EngineError
+from nightcrew.failures import fingerprint
+from nightcrew.job import ErrorInfo, Outcome
 from nightcrew.moving import Batch, MovedAttempt, MovedDocument, MovedJob, MovedWorker
 
 _encode = msgspec.json.encode
@@ -119,6 +121,7 @@ _TABLES = {
         "started_at": "float8",
         "ended_at": "float8",
     },
+    "failure": {"id": "uuid", "fingerprint": "text", "failed_at": "float8"},
     "note": {"id": "uuid", "progress": "float8", "text": "json", "checkpoint": "json"},
     "log": {"id": "uuid", "n": "integer", "at": "float8", "level": "text", "text": "json"},
     "blob": {"blob": "text", "id": "uuid"},
@@ -328,6 +331,12 @@ def _add_rows(
         rows["later"].append((job.due_at, job.id, stream, *counts))
     elif not job.fence:
         rows["ready"].append((stream, place, job.id))
+    if end is not None and end.state == 4:
+        rows["failure"] += [
+            (job.id, _fingerprint(job.task, one), one.ended_at)
+            for one in job.history
+            if one.fence == job.fence
+        ]
     rows["attempt"] += [_attempt(job.id, one, workers) for one in job.history]
     if (job.progress, job.progress_text, job.checkpoint) != (None, None, None):
         rows["note"].append((job.id, job.progress, _json(job.progress_text), job.checkpoint))
@@ -347,3 +356,8 @@ def _attempt(job_id: str, one: MovedAttempt, workers: dict[str, int]) -> Row:
         one.started_at,
         one.ended_at,
     )
+
+
+def _fingerprint(task: str, end: MovedAttempt) -> str:
+    error = None if end.error is None else msgspec.json.decode(end.error, type=ErrorInfo)
+    return fingerprint(task, Outcome(end.outcome), error, end.reason)

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import apsw
 import msgspec
 
-from nightcrew.documents import check_document, check_keys, check_page
+from nightcrew.documents import check_document, check_keys, check_limit, check_page
 from nightcrew.engine import (
     Changed,
     Claimed,
@@ -31,6 +31,7 @@ from nightcrew.engine import (
     Document,
     EngineLimits,
     Enqueued,
+    FailureGroup,
     Filter,
     Finished,
     Page,
@@ -41,7 +42,7 @@ from nightcrew.engine import (
     WorkerInfo,
     WorkerStatus,
 )
-from nightcrew.engines import sqlite_documents
+from nightcrew.engines import sqlite_documents, sqlite_failures
 from nightcrew.engines import sqlite_look as look
 from nightcrew.engines import sqlite_upkeep as upkeep
 from nightcrew.engines.sqlite_file import (
@@ -322,18 +323,20 @@ _INSERT_DONE = (
     "INSERT INTO done(seq, state, fence, attempts, crashes, losses, worker, started_at, duration,"
     " finished_at, expires_at, result)"
 )
+_INSERT_FAILURE = "INSERT OR REPLACE INTO failure(seq, fingerprint, failed_at)"
 _INSERT_ATTEMPT = "INSERT OR REPLACE INTO attempt(seq, fence, attempt, outcome, reason, error, worker, started_at, ended_at)"
 
 
 class _Settlements:
     """Rows of settled grants, gathered to be written together."""
 
-    __slots__ = ("attempts", "blobs", "done", "later", "now", "ready")
+    __slots__ = ("attempts", "blobs", "done", "failures", "later", "now", "ready")
 
     def __init__(self, now: float) -> None:
         self.now = now
         self.done: list[Any] = []
         self.attempts: list[Any] = []
+        self.failures: list[Any] = []
         self.ready: list[Any] = []
         self.later: list[Any] = []
         self.blobs: list[Any] = []
@@ -357,6 +360,8 @@ class _Settlements:
         )
         if t.outcome is not _SUCCEEDED:
             self._keep_attempt(t, worker)
+            if state is JobState.FAILED and t.fingerprint is not None:
+                self.failures += (grant.seq, t.fingerprint, now)
         if t.blobs:
             for blob in t.blobs:
                 self.blobs += (blob, grant.seq)
@@ -380,6 +385,7 @@ class _Settlements:
     def write(self, db: Db, bell: Bell) -> None:
         insert(db, _INSERT_DONE, 12, self.done)
         insert(db, _INSERT_ATTEMPT, 9, self.attempts)
+        insert(db, _INSERT_FAILURE, 3, self.failures)
         insert(db, _INSERT_READY, 7, self.ready)
         insert(db, _INSERT_LATER, 7, self.later)
         insert(db, _INSERT_BLOB, 2, self.blobs)
@@ -637,6 +643,11 @@ class SqliteEngine:
     async def search(self, where: Filter, limit: int = 50, after: str | None = None) -> Page:
         """One page of jobs, newest first. Never scans without bound."""
         return await self._read(lambda db: look.search(db, where, limit, after))
+
+    async def failures(self, since: float = 0.0, limit: int = 50) -> list[FailureGroup]:
+        """Dead letters that failed since then, those that are the same together; the latest first."""
+        check_limit(limit, "groups")
+        return await self._read(lambda db: sqlite_failures.failures(db, since, limit))
 
     async def stats(self) -> Stats:
         """What waits and runs now."""

@@ -23,6 +23,8 @@ Db = apsw.Connection
 STATES = {3: JobState.SUCCEEDED, 4: JobState.FAILED, 5: JobState.CANCELLED}
 COUNTED_TO = 10_000
 _SCANNED = 2_000
+NARROW_SCANNED = 10_000
+"""Most jobs of one page that are looked at; of most no more than a few numbers, where few are meant."""
 _MOST = 500
 
 _extras = msgspec.json.Decoder(Extras)
@@ -36,7 +38,7 @@ _JOBS = """
            a.outcome, a.reason, a.error,
            r.seq, r.fence, r.attempts, r.crashes, r.losses, r.ready_at,
            t.due_at, t.fence, t.attempts, t.crashes, t.losses,
-           n.progress, n.text, c.seq
+           n.progress, n.text, c.seq, f.fingerprint
     FROM job j
     JOIN lane l ON l.id = j.lane
     LEFT JOIN done d ON d.seq = j.seq
@@ -45,6 +47,7 @@ _JOBS = """
     LEFT JOIN later t ON t.seq = j.seq
     LEFT JOIN note n ON n.seq = j.seq
     LEFT JOIN cancel c ON c.seq = j.seq
+    LEFT JOIN failure f ON f.seq = d.seq
     WHERE j.{key} = ?
 """
 _BY_ID = _JOBS.format(key="id")
@@ -142,6 +145,7 @@ def _record(row: tuple[Any, ...], running: Running, names: WorkerNames) -> JobRe
         progress=row[35],
         progress_text=row[36],
         cancelling=row[37] is not None,
+        fingerprint=row[38],
         **known,
     )
 
@@ -198,61 +202,118 @@ def detail(db: Db, job_id: str) -> JobDetail | None:
 
 
 def search(db: Db, where: Filter, limit: int, after: str | None) -> Page:
-    """One page, newest first: candidates in falling order of seq, at most `_SCANNED` of them."""
+    """One page, newest first: candidates in falling order of seq, a bounded number of them."""
     if not 1 <= limit <= _MOST:
         raise ConfigurationError(f"expected a page of 1 to {_MOST} jobs, got {limit}")
     if after is not None and not (after.isascii() and after.isdigit() and len(after) < 19):
         raise ConfigurationError(f"expected `after` to be a page's `next`, got {after!r}")
-    before = int(after) if after is not None else 1 << 62
+    low, high = _between(db, where)
+    if after is not None:
+        high = min(high, int(after))
     running, names = Running(db), WorkerNames(db)
+    bound = NARROW_SCANNED if where.is_narrow else _SCANNED
+    seqs = list(islice(_candidates(db, where, low, high, running, bound), bound))
+    fitting = _fitting(db, where, seqs, running, names) if where.is_narrow else None
     jobs: list[JobRecord] = []
-    scanned, last = 0, 0
-    for seq in islice(_candidates(db, where, before, running), _SCANNED):
-        scanned, last = scanned + 1, seq
+    for scanned, seq in enumerate(seqs, 1):
+        if fitting is not None and seq not in fitting:
+            continue
         row = db.execute(_BY_SEQ, (seq,)).fetchone()
-        if row is None:
-            continue
-        if where.task not in (None, row[2]) or where.queue not in (None, row[3]):
-            continue
-        record = _record(row, running, names)
-        if where.state not in (None, record.state):
-            continue
-        if where.tag is not None and where.tag not in record.extras.tags:
-            continue
-        jobs.append(record)
+        record = None if row is None else _record(row, running, names)
+        if record is not None and where.fits(record):
+            jobs.append(record)
         if len(jobs) == limit:
-            break
-    more = len(jobs) == limit or scanned == _SCANNED
-    return Page(jobs=jobs, next=str(last) if more else None, scanned=scanned)
+            return Page(jobs=jobs, next=str(seq), scanned=scanned)
+    return Page(jobs=jobs, next=str(seqs[-1]) if len(seqs) == bound else None, scanned=len(seqs))
 
 
-def _candidates(db: Db, where: Filter, before: int, running: Running) -> Iterator[int]:
+def _fitting(db: Db, where: Filter, seqs: list[int], running: Running, names: WorkerNames) -> set[int]:
+    """Of these jobs, those that may be meant: what can be told of a job without reading all of it."""
+    lanes = Lanes()
+    lanes.load(db)
+    meant = [
+        lane
+        for lane, (queue, task) in lanes.names().items()
+        if where.queue in (None, queue) and where.task in (None, task)
+    ]
+    # As it stands in the JSON; a longer tag has it too, and is told apart later.
+    tag = None if where.tag is None else msgspec.json.encode(where.tag).decode()[1:-1]
+    held = [
+        seq
+        for seq, (n, *_) in running.all().items()
+        if where.worker is not None and names.get(n) == where.worker
+    ]
+    found = rows(
+        db,
+        "SELECT j.seq FROM json_each(?1) asked CROSS JOIN job j ON j.seq = asked.value"
+        " LEFT JOIN done d ON d.seq = j.seq LEFT JOIN worker w ON w.n = d.worker"
+        " WHERE j.lane IN (SELECT value FROM json_each(?2)) AND (?3 IS NULL OR instr(j.extras, ?3))"
+        " AND (?4 IS NULL OR w.id = ?4 OR j.seq IN (SELECT value FROM json_each(?5)))",
+        (_json(seqs), _json(meant), tag, where.worker, _json(held)),
+    )
+    return {row[0] for row in found}
+
+
+def _json(numbers: list[int]) -> str:
+    return msgspec.json.encode(numbers).decode()
+
+
+def _between(db: Db, where: Filter) -> tuple[int, int]:
+    """The lowest number that jobs of the time asked for can have, and the first that is too high."""
+    low, high = 0, 1 << 62
+    if where.since is not None:
+        low = _created_before(db, where.since)
+    if where.until is not None:
+        high = _created_before(db, where.until)
+    return low, high
+
+
+def _created_before(db: Db, at: float) -> int:
+    """The number of the first job that was not created before this time.
+
+    Times rise with the numbers, but for a clock that was set back: then this is somewhere in between.
+    """
+    low, high = 0, (db.execute("SELECT max(seq) FROM job").get or 0) + 1
+    while low < high:
+        middle = (low + high) // 2
+        found = db.execute(
+            "SELECT seq, created_at FROM job WHERE seq >= ? ORDER BY seq LIMIT 1", (middle,)
+        ).get
+        if found is not None and found[1] < at:
+            low = found[0] + 1
+        else:
+            high = middle
+    return low
+
+
+def _candidates(db: Db, where: Filter, low: int, high: int, running: Running, most: int) -> Iterator[int]:
+    if where.fingerprint is not None:
+        if where.state not in (None, JobState.FAILED):
+            return iter(())
+        return _seqs(db, "failure WHERE fingerprint = ? AND", (where.fingerprint, low, high, most))
     match where.state:
         case JobState.FAILED | JobState.CANCELLED:
             number = 4 if where.state is JobState.FAILED else 5
-            sql = "SELECT seq FROM done WHERE state = ? AND state <> 3 AND seq < ? ORDER BY seq DESC LIMIT ?"
-            return _seqs(db, sql, (number, before, _SCANNED))
+            return _seqs(db, "done WHERE state = ? AND state <> 3 AND", (number, low, high, most))
         case JobState.RUNNING:
-            return iter(sorted((seq for seq in running.all() if seq < before), reverse=True))
+            return iter(sorted((seq for seq in running.all() if low <= seq < high), reverse=True))
         case JobState.READY:
-            return iter(sorted(_waiting(db, where, before), reverse=True))
+            return iter(sorted(_waiting(db, where, low, high, most), reverse=True))
         case JobState.WAITING:
             return iter(())
         case JobState.SUCCEEDED:
-            return _seqs(
-                db, "SELECT seq FROM done WHERE seq < ? ORDER BY seq DESC LIMIT ?", (before, _SCANNED)
-            )
+            return _seqs(db, "done WHERE", (low, high, most))
         case None:
-            return _seqs(
-                db, "SELECT seq FROM job WHERE seq < ? ORDER BY seq DESC LIMIT ?", (before, _SCANNED)
-            )
+            return _seqs(db, "job WHERE", (low, high, most))
 
 
-def _seqs(db: Db, sql: str, bindings: tuple[int, ...]) -> Iterator[int]:
+def _seqs(db: Db, source: str, bindings: tuple[Any, ...]) -> Iterator[int]:
+    """The numbers of a range, the highest first; its ends and how many at most are the last bindings."""
+    sql = f"SELECT seq FROM {source} seq >= ? AND seq < ? ORDER BY seq DESC LIMIT ?"  # noqa: S608 - our own
     return iter([row[0] for row in rows(db, sql, bindings)])
 
 
-def _waiting(db: Db, where: Filter, before: int) -> Iterator[int]:
+def _waiting(db: Db, where: Filter, low: int, high: int, most: int) -> Iterator[int]:
     """The newest of each stream, and of those due later."""
     lanes = Lanes()
     lanes.load(db)
@@ -260,9 +321,8 @@ def _waiting(db: Db, where: Filter, before: int) -> Iterator[int]:
     for stream in streams(db):
         queue, task = names[stream >> 8]
         if where.queue in (None, queue) and where.task in (None, task):
-            sql = "SELECT seq FROM ready WHERE stream = ? AND seq < ? ORDER BY seq DESC LIMIT ?"
-            yield from _seqs(db, sql, (stream, before, _SCANNED))
-    yield from _seqs(db, "SELECT seq FROM later WHERE seq < ? ORDER BY seq DESC LIMIT ?", (before, _SCANNED))
+            yield from _seqs(db, "ready WHERE stream = ? AND", (stream, low, high, most))
+    yield from _seqs(db, "later WHERE", (low, high, most))
 
 
 def streams(db: Db) -> list[int]:

@@ -180,7 +180,7 @@ def _delete(db: Db, seqs: list[int]) -> tuple[str, ...]:
     blobs: set[str] = set()
     for seq in seqs:
         blobs |= {row[0] for row in rows(db, "SELECT id FROM blob WHERE seq = ?", (seq,))}
-        for table in ("blob", "log", "note", "attempt", "done", "job"):
+        for table in ("blob", "log", "note", "attempt", "failure", "done", "job"):
             db.execute(f"DELETE FROM {table} WHERE seq = ?", (seq,))  # noqa: S608 - our own names
     kept = {b for b in blobs if db.execute("SELECT 1 FROM blob WHERE id = ?", (b,)).get is not None}
     return tuple(sorted(blobs - kept))
@@ -354,6 +354,7 @@ def _retry(db: Db, bell: Bell, key: bytes, now: float) -> Changed:
     if done not in (4, 5):
         return Changed.UNCHANGED
     db.execute("DELETE FROM done WHERE seq = ?", (seq,))
+    db.execute("DELETE FROM failure WHERE seq = ?", (seq,))
     db.execute("DELETE FROM cancel WHERE seq = ?", (seq,))
     db.execute(
         "INSERT INTO ready(stream, seq, fence, attempts, crashes, losses, ready_at) VALUES (?, ?, ?, 0, 0, 0, ?)",

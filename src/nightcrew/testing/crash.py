@@ -22,6 +22,7 @@ from nightcrew.engine import (
     Engine,
     EngineLimits,
     Enqueued,
+    FailureGroup,
     Filter,
     Finished,
     Page,
@@ -54,6 +55,7 @@ METHODS = (
     "get",
     "detail",
     "search",
+    "failures",
     "stats",
     "workers",
     "change",
@@ -182,6 +184,9 @@ class CrashingEngine:
 
     async def search(self, where: Filter, limit: int = 50, after: str | None = None) -> Page:
         return await self._around("search", self.inner.search(where, limit, after))
+
+    async def failures(self, since: float = 0.0, limit: int = 50) -> list[FailureGroup]:
+        return await self._around("failures", self.inner.failures(since, limit))
 
     async def stats(self) -> Stats:
         return await self._around("stats", self.inner.stats())

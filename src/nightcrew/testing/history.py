@@ -29,6 +29,7 @@ from nightcrew.engine import (
     Engine,
     EngineLimits,
     Enqueued,
+    FailureGroup,
     Filter,
     Finished,
     Page,
@@ -336,6 +337,10 @@ class RecordingEngine:
     async def search(self, where: Filter, limit: int = 50, after: str | None = None) -> Page:
         with self.recorder.operation("search"):
             return await self.inner.search(where, limit, after)
+
+    async def failures(self, since: float = 0.0, limit: int = 50) -> list[FailureGroup]:
+        with self.recorder.operation("failures"):
+            return await self.inner.failures(since, limit)
 
     async def stats(self) -> Stats:
         with self.recorder.operation("stats"):

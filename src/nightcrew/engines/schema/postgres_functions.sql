@@ -377,7 +377,8 @@ BEGIN
         SELECT * FROM json_to_recordset(others) AS a(
             n integer, id uuid, fence integer, state smallint, outcome text, attempt integer, attempts integer,
             crashes integer, losses integer, delay double precision, keep double precision,
-            started double precision, duration double precision, result text, reason text, error text, blobs json, trace boolean
+            started double precision, duration double precision, result text, reason text, error text, blobs json, trace boolean,
+            fingerprint text
         )
     ), open AS MATERIALIZED (
         SELECT c.id AS claim, c.origin, m.* FROM claim c, unnest(c.ids, c.fences, c.attempts, c.crashes, c.losses)
@@ -406,6 +407,9 @@ BEGIN
         SELECT id, fence, attempt, outcome, reason::json, error::json, origin, started, at
         FROM held WHERE outcome <> 'succeeded' AND (becomes <> 1 OR trace)
         ON CONFLICT DO NOTHING
+    ), failed AS (
+        INSERT INTO failure(id, fingerprint, failed_at)
+        SELECT id, fingerprint, at FROM held WHERE becomes = 4 AND fingerprint IS NOT NULL ON CONFLICT DO NOTHING
     ), kept_blobs AS (
         INSERT INTO blob(blob, id) SELECT json_array_elements_text(blobs), id FROM held ON CONFLICT DO NOTHING
     ), uncancelled AS (
@@ -633,6 +637,7 @@ BEGIN
     SELECT array_agg(id) INTO expired FROM gone;
     WITH gone AS (DELETE FROM blob WHERE id = ANY (expired) RETURNING blob) SELECT array_agg(DISTINCT blob) INTO blobs FROM gone;
     DELETE FROM cancel WHERE id = ANY (expired);
+    DELETE FROM failure WHERE id = ANY (expired);
     DELETE FROM log WHERE id = ANY (expired);
     DELETE FROM note WHERE id = ANY (expired);
     DELETE FROM attempt WHERE id = ANY (expired);
@@ -702,6 +707,7 @@ BEGIN
         RETURN 'unchanged';
     END IF;
     DELETE FROM cancel WHERE id = which;
+    DELETE FROM failure WHERE id = which;
     INSERT INTO again(stream, place, id, fence, attempts, crashes, losses, ready_at)
     VALUES (body.lane::bigint << 8 | 100 - body.priority, nextval('place'), which, was, 0, 0, 0, at);
     RETURN 'done';
@@ -860,6 +866,7 @@ BEGIN
         DELETE FROM attempt a WHERE id BETWEEN lowest AND highest AND NOT EXISTS (SELECT FROM job WHERE job.id = a.id);
         DELETE FROM note a WHERE id BETWEEN lowest AND highest AND NOT EXISTS (SELECT FROM job WHERE job.id = a.id);
         DELETE FROM log a WHERE id BETWEEN lowest AND highest AND NOT EXISTS (SELECT FROM job WHERE job.id = a.id);
+        DELETE FROM failure a WHERE id BETWEEN lowest AND highest AND NOT EXISTS (SELECT FROM job WHERE job.id = a.id);
         DELETE FROM cancel a WHERE id BETWEEN lowest AND highest AND NOT EXISTS (SELECT FROM job WHERE job.id = a.id);
         WITH unneeded AS (
             DELETE FROM blob a WHERE id BETWEEN lowest AND highest AND NOT EXISTS (SELECT FROM job WHERE job.id = a.id)

@@ -17,6 +17,7 @@ from nightcrew.testing.conformance.crowd import CrowdSuite
 from nightcrew.testing.conformance.directing import DirectingSuite
 from nightcrew.testing.conformance.documents import DocumentsSuite
 from nightcrew.testing.conformance.enqueue import EnqueueSuite
+from nightcrew.testing.conformance.failures import FailuresSuite, NarrowSuite
 from nightcrew.testing.conformance.finish import FinishSuite
 from nightcrew.testing.conformance.look import LookSuite
 from nightcrew.testing.conformance.people import PeopleSuite
@@ -40,5 +41,7 @@ class EngineSuite(
     CrowdSuite,
     DocumentsSuite,
     DirectingSuite,
+    FailuresSuite,
+    NarrowSuite,
 ):
     """Everything that is asked of an engine."""

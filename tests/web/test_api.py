@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -296,3 +297,43 @@ async def one_worker(client: httpx2.AsyncClient) -> bool:
 
 async def is_quiet(client: httpx2.AsyncClient) -> bool:
     return bool((await client.get("/api/workers")).json()["workers"][0]["state"] == "quiet")
+
+
+async def test_health_and_figures_are_told(shop: Shop, admin: httpx2.AsyncClient) -> None:
+    await enqueue(admin, "shop.add", args={"a": 1})
+    await enqueue(admin, "shop.add", args={"a": 1}, run_after="1h")
+    await admin.post("/api/queues/slow/pause")
+    assert (await admin.get("/readyz")).text == "ok\n"
+    async with shop.worker():
+        await await_until(lambda: one_worker(admin))
+        found = (await admin.get("/api/health")).json()
+        assert found["ok"] is True
+        assert {check["name"]: check["ok"] for check in found["checks"]} == {"store": True, "workers": True}
+        answer = await admin.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    figures = {}
+    for line in answer.text.splitlines():
+        if not line.startswith("#"):
+            match = re.fullmatch(r"(nightcrew_\w+(?:\{[^}]*\})?) ([0-9.e+-]+)", line)
+            assert match, line
+            figures[match[1]] = float(match[2])
+    assert figures['nightcrew_jobs_later{queue="default",task="shop.add"}'] == 1
+    assert figures['nightcrew_queue_paused{queue="slow"}'] == 1
+    assert figures['nightcrew_workers{state="running"}'] == 1
+    families = re.findall(r"^# TYPE (\S+) (gauge|counter|histogram)$", answer.text, re.MULTILINE)
+    assert len(families) == len(set(families)) == len(re.findall(r"^# HELP", answer.text, re.MULTILINE))
+
+
+async def test_a_store_that_is_gone_is_told(database_url: str) -> None:
+    shop = Shop(database_url)
+    async with shop.app:
+        secret = await shop.token("admin")
+        async with shop.client(secret) as client:
+            assert (await client.get("/readyz")).status_code == 200
+            await shop.app.engine.close()
+            assert (await client.get("/healthz")).status_code == 200
+            assert (await client.get("/readyz")).status_code == 503
+            refused = await client.get("/api/jobs")
+            assert refused.status_code == 503
+            assert refused.headers["retry-after"]
+            assert "no such" not in refused.text

@@ -16,7 +16,7 @@ import httpx2
 import pytest
 
 from nightcrew import ConfigurationError, Nightcrew
-from nightcrew.web import Limits, Proxy, Route, Scope, make_site
+from nightcrew.web import Limits, Proxy, Route, Scope, make_site, reading
 from nightcrew.web.addresses import Hosts, host_name
 from nightcrew.web.routes import PARAMETERS, Table
 from tests.web.sites import HOME, Shop
@@ -33,6 +33,7 @@ ADMINS = {"admin"}
 
 MAY = {
     "GET /openapi.json": OWNERS,
+    "GET /metrics": READERS,
     "GET /healthz": EVERYBODY,
     "GET /readyz": EVERYBODY,
     "GET /session": EVERYBODY,
@@ -498,6 +499,21 @@ async def test_a_file_has_a_limit_that_is_kept_while_it_comes(database_url: str)
         assert fine.status_code == 201
 
 
+async def test_a_file_that_only_trickles_is_not_waited_for(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "SLOWEST", 1e9)
+    shop = Shop(database_url, limits=Limits(patience=0.2))
+
+    async def trickle() -> AsyncIterator[bytes]:
+        while True:
+            await asyncio.sleep(0.05)  # sleeps: slowly is what it is about
+            yield b"x"
+
+    async with shop.app, shop.client(await shop.token("enqueue")) as client:
+        assert (await client.post("/api/blobs", content=trickle())).status_code == 408
+
+
 async def test_headers_that_contradict_each_other_are_refused(shop: Shop) -> None:
     secret = await shop.token("admin")
     for name, one, other in (
@@ -593,3 +609,20 @@ async def test_a_site_of_another_store_has_another_cookie(shop: Shop) -> None:
             two = await browser.get(await site.new_link())
     names = {answer.headers["set-cookie"].partition("=")[0] for answer in (one, two)}
     assert len(names) == 2
+
+
+async def test_no_secret_comes_into_the_log(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    secret = await shop.token("admin")
+    link = await shop.site.new_link()
+    async with shop.client() as browser:
+        cookie = (await browser.get(link)).headers["set-cookie"].partition(";")[0].partition("=")[2]
+        await browser.get(link)
+    async with shop.client(secret) as client:
+        made = (await client.post("/api/tokens", json={"name": "x", "scopes": ["read"]})).json()["secret"]
+        await client.get(f"/api/jobs?token={secret}")
+        await client.get("/api/jobs", headers={"authorization": f"Bearer {secret}x"})
+    for kept in (secret, link.partition("=")[2], cookie, made):
+        # What the test's own client logs of the addresses that it asks for is not the site's.
+        ours = [record.getMessage() for record in caplog.records if record.name.startswith("nightcrew")]
+        assert kept not in "\n".join(ours)

@@ -22,72 +22,76 @@ SCOPES = ("read", "enqueue", "operate", "admin")
 """Those of `nightcrew.web.scopes.GIVEN`, which help must not load."""
 
 
+_SITE_OPTIONS = (
+    click.option(
+        "--link/--no-link",
+        default=None,
+        help="Print a link that signs in one browser, once; by default where there is a terminal to print on.",
+    ),
+    click.option(
+        "--any-task",
+        is_flag=True,
+        help="Take jobs also of tasks that the app does not know; their arguments are not checked here.",
+    ),
+    click.option(
+        "--max-upload",
+        type=click.IntRange(1),
+        default=256 << 20,
+        show_default=True,
+        metavar="BYTES",
+        help="The largest file accepted.",
+    ),
+    click.option(
+        "--connections",
+        type=click.IntRange(10, 100_000),
+        default=5_000,
+        show_default=True,
+        help="Most connections at once.",
+    ),
+    click.option(
+        "--root-path", default="", metavar="PATH", help="What a proxy takes off the path, such as /jobs."
+    ),
+    click.option(
+        "--hops",
+        type=click.IntRange(1, 10),
+        default=1,
+        show_default=True,
+        help="How many proxies in a row.",
+    ),
+    click.option(
+        "--trust",
+        "trusted",
+        multiple=True,
+        metavar="ADDRESS",
+        help="An address or network that the proxy connects from; this machine's own by default.",
+    ),
+    click.option(
+        "--behind-proxy",
+        is_flag=True,
+        help="A proxy before it adds TLS; connections of others are refused.",
+    ),
+    click.option("--key", metavar="FILE", help="The key of the certificate, in PEM."),
+    click.option("--certificate", metavar="FILE", help="Serve TLS with this certificate, in PEM."),
+    click.option(
+        "--allow-host",
+        "hosts",
+        multiple=True,
+        metavar="NAME",
+        help="A name by which people call the site, such as jobs.example.org; others are refused.",
+    ),
+    click.option(
+        "--port",
+        type=click.IntRange(0, 65535),
+        help="Port to listen on; 0 is any free one. Without it, 8000 or the next free one.",
+    ),
+    click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
+)
+"""The last is shown first."""
+
+
 def _site_options(function: F) -> F:
     """Give a command what it says of the site."""
-    for option in (
-        click.option(
-            "--link/--no-link",
-            default=None,
-            help="Print a link that signs in one browser, once; by default where there is a terminal to print on.",
-        ),
-        click.option(
-            "--any-task",
-            is_flag=True,
-            help="Take jobs also of tasks that the app does not know; their arguments are not checked here.",
-        ),
-        click.option(
-            "--max-upload",
-            type=click.IntRange(1),
-            default=256 << 20,
-            show_default=True,
-            metavar="BYTES",
-            help="The largest file accepted.",
-        ),
-        click.option(
-            "--connections",
-            type=click.IntRange(10, 100_000),
-            default=5_000,
-            show_default=True,
-            help="Most connections at once.",
-        ),
-        click.option(
-            "--root-path", default="", metavar="PATH", help="What a proxy takes off the path, such as /jobs."
-        ),
-        click.option(
-            "--hops",
-            type=click.IntRange(1, 10),
-            default=1,
-            show_default=True,
-            help="How many proxies in a row.",
-        ),
-        click.option(
-            "--trust",
-            "trusted",
-            multiple=True,
-            metavar="ADDRESS",
-            help="An address or network that the proxy connects from; this machine's own by default.",
-        ),
-        click.option(
-            "--behind-proxy",
-            is_flag=True,
-            help="A proxy before it adds TLS; connections of others are refused.",
-        ),
-        click.option("--key", metavar="FILE", help="The key of the certificate, in PEM."),
-        click.option("--certificate", metavar="FILE", help="Serve TLS with this certificate, in PEM."),
-        click.option(
-            "--allow-host",
-            "hosts",
-            multiple=True,
-            metavar="NAME",
-            help="A name by which people call the site, such as jobs.example.org; others are refused.",
-        ),
-        click.option(
-            "--port",
-            type=click.IntRange(0, 65535),
-            help="Port to listen on; 0 is any free one. Without it, 8000 or the next free one.",
-        ),
-        click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
-    ):
+    for option in _SITE_OPTIONS:
         function = option(function)
     return function
 

@@ -145,7 +145,7 @@ class Desk:
     def _new_job(self, who: Who, asked: JobRequest) -> NewJob:
         new = self._checked(asked.task, _settings(asked), asked.args)
         extras = new.extras or Extras()
-        return msgspec.structs.replace(new, extras=msgspec.structs.replace(extras, origin=_origin(who)))
+        return msgspec.structs.replace(new, extras=msgspec.structs.replace(extras, origin=origin_of(who)))
 
     def _checked(self, name: str, settings: CallSettings, args: dict[str, Any]) -> NewJob:
         """A new job with its arguments checked, as far as its task is known here."""
@@ -243,7 +243,7 @@ class Desk:
             priority=old.priority,
             max_attempts=old.max_attempts,
             rerun_if_lost=old.rerun_if_lost,
-            extras=msgspec.structs.replace(old.extras, origin=_origin(who), expires_at=None, trace=None),
+            extras=msgspec.structs.replace(old.extras, origin=origin_of(who), expires_at=None, trace=None),
             blobs=blobs,
             codec=old.codec,
         )
@@ -336,7 +336,8 @@ def is_own(who: Who, record: JobRecord) -> bool:
     return bool(who.key) and origin is not None and origin.startswith(f"http:{who.key}:")
 
 
-def _origin(who: Who) -> str:
+def origin_of(who: Who) -> str:
+    """What a job says of who enqueued it."""
     return f"http:{who.key}:{who.name}"
 
 

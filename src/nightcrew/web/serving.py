@@ -110,7 +110,8 @@ def listen(host: str, port: int | None) -> socket.socket:
     """A listening socket: on `port`, on any free one for 0, on 8000 or one of the next for None."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for candidate in range(PORT, PORT + _TRIES) if port is None else (port,):
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # Named as TCP: only then does asyncio send small answers at once, and not 40 ms later.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             if os.name == "posix":
                 # A restart must not wait until the last connections of before are forgotten.

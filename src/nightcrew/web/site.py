@@ -28,6 +28,7 @@ from nightcrew.web.metrics import Metrics
 from nightcrew.web.openapi import make_document
 from nightcrew.web.problems import Refused, problem_response
 from nightcrew.web.reading import Limits
+from nightcrew.web.remote import Remote
 from nightcrew.web.routes import Route, Table, Visit
 from nightcrew.web.scopes import Scope as Right
 from nightcrew.web.signing_in import PATH, Door
@@ -55,6 +56,7 @@ class Site:
                 *Api(desk).routes(),
                 *events.routes(),
                 *Files(desk, rules.limits).routes(),
+                *Remote(desk, self.following, rules.limits).routes(),
                 *Fleet(desk).routes(),
                 *Admin(desk).routes(),
                 *Metrics(desk, self.following).routes(),

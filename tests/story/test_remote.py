@@ -196,6 +196,7 @@ async def test_what_takes_the_store_itself_is_refused_in_words(house: House) -> 
             engine.sweep("w"),
             engine.unused_blobs([]),
             engine.migrate(),
+            engine.failures(),
             engine.load("token", ["x"]),
             engine.save("token", "x", b"{}"),
             engine.documents("token"),

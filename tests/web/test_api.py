@@ -6,6 +6,7 @@ import asyncio
 import re
 import uuid
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx2
@@ -116,6 +117,27 @@ async def test_jobs_are_listed_by_what_they_are(shop: Shop, admin: httpx2.AsyncC
         assert (await admin.get(f"/api/jobs?{wrong}")).status_code == 422, wrong
     queues = (await admin.get("/api/queues")).json()
     assert {(entry["queue"], entry["ready"]) for entry in queues["queues"]} == {("default", 5), ("other", 1)}
+
+
+async def test_failures_are_told_by_kind(shop: Shop, admin: httpx2.AsyncClient) -> None:
+    before = datetime.now(UTC)
+    jobs = [await enqueue(admin, "shop.fail", args={"why": f"reason {n}"}) for n in range(3)]
+    async with shop.worker():
+        for job in jobs:
+            await await_until(lambda place=f"/api/jobs/{job}": is_done(admin, place))  # type: ignore[misc]
+    [group] = (await admin.get("/api/failures")).json()["failures"]
+    assert (group["task"], group["count"], group["type"]) == ("shop.fail", 3, "builtins.ValueError")
+    same = (await admin.get("/api/jobs", params={"fingerprint": group["fingerprint"]})).json()["jobs"]
+    assert {job["id"] for job in same} == set(jobs)
+    then = {"since": (before - timedelta(hours=1)).isoformat(), "until": datetime.now(UTC).isoformat()}
+    assert len((await admin.get("/api/jobs", params=then)).json()["jobs"]) == 3
+    assert (await admin.get("/api/jobs", params={"until": then["since"]})).json()["jobs"] == []
+    later = {"since": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}
+    assert (await admin.get("/api/failures", params=later)).json()["failures"] == []
+    worker = same[0]["worker"]
+    assert len((await admin.get("/api/jobs", params={"worker": worker})).json()["jobs"]) == 3
+    for wrong in ("since=2026-01-01T00:00:00", "since=yesterday", "fingerprint=x"):
+        assert (await admin.get(f"/api/jobs?{wrong}")).status_code == 422, wrong
 
 
 async def test_a_failed_job_is_run_again_as_it_was_or_with_other_arguments(

@@ -18,7 +18,9 @@ import pytest
 from nightcrew import ConfigurationError, Nightcrew
 from nightcrew.web import Limits, Proxy, Route, Scope, make_site, reading
 from nightcrew.web.addresses import Hosts, host_name
+from nightcrew.web.problems import Refused
 from nightcrew.web.routes import PARAMETERS, Table
+from nightcrew.web.tokens import FRESH, GUESSES, Tokens
 from tests.web.sites import HOME, Shop
 
 pytestmark = pytest.mark.engine("sqlite")
@@ -42,6 +44,7 @@ MAY = {
     "GET /api/health": READERS,
     "POST /api/jobs": ENQUEUERS,
     "GET /api/jobs": READERS,
+    "GET /api/failures": READERS,
     "POST /api/batches": ENQUEUERS,
     "POST /api/looks": OWNERS,
     "GET /api/jobs/{id}": OWNERS,
@@ -254,17 +257,20 @@ async def test_a_token_in_the_address_opens_nothing(shop: Shop) -> None:
 
 
 async def test_guessing_is_slowed_down_and_keeps_nobody_out(shop: Shop) -> None:
-    known = await shop.token("read")
-    async with shop.client(known) as client:
-        assert (await client.get("/api/jobs")).status_code == 200
-    answers = []
-    for number in range(130):
-        async with shop.client(f"nct_{number:043}") as client:
-            answers.append((await client.get("/api/jobs")).status_code)
-    assert answers[0] == 401
-    assert answers[-1] == 429
-    async with shop.client(known) as client:
-        assert (await client.get("/api/jobs")).status_code == 200
+    now = time.time()
+    tokens = Tokens(shop.site.desk.ask, lambda: now)
+    known, _ = await tokens.create("known", [Scope.READ])
+    assert await tokens.who(known)
+    for number in range(int(GUESSES)):
+        assert await tokens.who(f"nct_{number:043}") is None
+    with pytest.raises(Refused, match="Too many unknown"):
+        await tokens.who(f"nct_{0:043}")
+    with pytest.raises(Refused, match="Too many unknown"):
+        await tokens.begin_session(f"nct_{0:043}")
+    now += FRESH * 2  # it is looked up again, and not as a guess
+    assert await tokens.who(known)
+    now += 3
+    assert await tokens.who(f"nct_{0:043}") is None
 
 
 # tricks with paths

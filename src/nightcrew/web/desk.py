@@ -20,7 +20,7 @@ from nightcrew.asked import call_with, due, task_named
 from nightcrew.client import new_id
 from nightcrew.codec import decode_value, encode_value
 from nightcrew.documents import Kind, Wish
-from nightcrew.engine import Changed, Engine, Verb
+from nightcrew.engine import Changed, Engine, FailureGroup, Verb
 from nightcrew.errors import JobNotFound, UnknownTask, VersionConflict
 from nightcrew.job import Extras, JobDetail, JobRecord, NewJob
 from nightcrew.masking import Masked
@@ -99,6 +99,17 @@ class Desk:
             result=None if job.result is None else await self.whole(job.result),
         )
         return self.shown(who, whole).detail(msgspec.structs.replace(found, job=whole))
+
+    async def failures(self, who: Who, since: float = 0.0, limit: int = 50) -> list[FailureGroup]:
+        """What fails, the latest first, with nothing in its messages that they may not see."""
+        groups = await self.ask(lambda store: store.failures(since, limit))
+        newest = await self.jobs(who, [group.job_id for group in groups]) if groups else []
+        shown = []
+        for group, record in zip(groups, newest, strict=True):
+            # One that was removed meanwhile cannot be masked: then nothing of it is said.
+            message = "" if record is None else self.shown(who, record).text(group.message)
+            shown.append(msgspec.structs.replace(group, message=message))
+        return shown
 
     def shown(self, who: Who, record: JobRecord) -> Masked:
         """What of a job somebody is shown: marked values only where the job is their own."""

@@ -263,9 +263,6 @@ class RemoteEngine:
     ) -> list[Document]:
         self._refuse(f"list documents ({kind})")
 
-    async def failures(self, since: float = 0.0, limit: int = 50) -> list[FailureGroup]:  # noqa: ARG002
-        self._refuse("put dead letters together")
-
     def _refuse(self, what: str) -> NoReturn:
         raise NotAllowed(
             f"an app on {self._link.base} cannot {what}: that takes the store itself; do it where NIGHTCREW_URL "

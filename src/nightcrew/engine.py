@@ -17,9 +17,6 @@ from msgspec import Struct
 from nightcrew.documents import Pause, Wish
 from nightcrew.job import Grant, JobDetail, JobRecord, JobState, Lost, NewJob, Outcome, Report, Transition
 
-JOB_BYTES = 1_024
-"""What is counted for a job beside its arguments where an engine limits the bytes of a batch."""
-
 
 class EngineLimits(Struct, frozen=True):
     """What an engine can hold; never a limit of a guarantee."""
@@ -30,8 +27,6 @@ class EngineLimits(Struct, frozen=True):
     """Most jobs one `claim` grants."""
     batch: int = 10_000
     """Most jobs one `enqueue` or `finish` takes."""
-    batch_bytes: int | None = None
-    """Most bytes of arguments that one `enqueue` takes, with `JOB_BYTES` for each job; None is as many as there are."""
 
 
 class Enqueued(StrEnum):
@@ -78,6 +73,8 @@ class WorkerStatus(Struct, frozen=True):
     version: str = ""
     lease: float = 15.0
     """Seconds without a heartbeat after which its jobs are given to others."""
+    memory: int = 0
+    """Bytes that its process holds; 0 where that is not known."""
 
 
 class WorkerInfo(Struct, frozen=True):

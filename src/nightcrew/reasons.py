@@ -112,8 +112,10 @@ def _why_ready(
             return Reason(Cause.RETRY, text, until=record.due_at)
         return Reason(Cause.NOT_DUE, f"It is not due yet: it may start in {wait}.", until=record.due_at)
     if queue in paused:
-        text = f"The queue {queue} is paused{': ' if paused[queue] else '.'}{paused[queue]}"
-        return Reason(Cause.PAUSED, text, "Resume the queue to let its jobs run.")
+        why = f": {paused[queue].rstrip('.')}" if paused[queue] else ""
+        return Reason(
+            Cause.PAUSED, f"The queue {queue} is paused{why}.", "Resume the queue to let its jobs run."
+        )
     taking = _taking(queue, task, workers)
     if isinstance(taking, Cause):
         return _nobody(taking, queue, task)

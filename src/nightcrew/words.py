@@ -7,6 +7,9 @@ import unicodedata
 from datetime import UTC, datetime
 from typing import Any
 
+from nightcrew.job import JobRecord, JobState
+
+_NOTE_WIDTH = 100
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _HARMFUL = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Controls (ANSI sequences begin with one), directions of writing, lone surrogates, line separators."""
@@ -88,3 +91,28 @@ def size(count: int) -> str:
 def several(count: int, noun: str) -> str:
     """A count with its noun: ``1 job``, ``12 jobs``."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def summary(record: JobRecord, now: float) -> str:
+    """What matters about a job in its state, in one short line."""
+    parts: list[str] = []
+    match record.state:
+        case JobState.READY | JobState.WAITING:
+            if record.due_at > now:
+                parts.append(f"due in {span(record.due_at - now)}")
+            if record.attempts:
+                parts.append(f"attempt {record.attempts + 1} of {record.max_attempts}")
+        case JobState.RUNNING:
+            if record.progress is not None:
+                parts.append(f"{record.progress:.0%}")
+            if record.progress_text:
+                parts.append(record.progress_text)
+        case JobState.SUCCEEDED:
+            if record.started_at is not None and record.finished_at is not None:
+                parts.append(f"took {span(record.finished_at - record.started_at)}")
+        case JobState.FAILED | JobState.CANCELLED:
+            if record.reason:
+                parts.append(record.reason)
+            if record.error:
+                parts.append(f"{record.error.type.removeprefix('builtins.')}: {record.error.message}")
+    return shorten(", ".join(parts), _NOTE_WIDTH)

@@ -24,7 +24,6 @@ from msgspec.structs import replace
 
 from nightcrew.app import Nightcrew
 from nightcrew.client import new_id
-from nightcrew.connect import is_remote, safe_url
 from nightcrew.deadlines import GRACE
 from nightcrew.dispatch import Dispatcher
 from nightcrew.documents import Wish
@@ -32,6 +31,7 @@ from nightcrew.engine import Directives, WorkerStatus
 from nightcrew.errors import ConfigurationError, EngineError, LeaseLost
 from nightcrew.heartbeat import Heartbeat
 from nightcrew.journal import Journal
+from nightcrew.memory import resident_bytes
 from nightcrew.options import check_name
 from nightcrew.rescue import boot_id, journal_folder, keep_up
 from nightcrew.slots import journal_places
@@ -78,7 +78,6 @@ class Worker:
                 f"expected `lease` to be at least twice `beat`, got lease={lease!r} and beat={beat!r}; "
                 "otherwise one late heartbeat loses every job"
             )
-        _check_store(app)
         _check_keys(app)
         cores = os.cpu_count() or 1
         self._app = app
@@ -223,6 +222,7 @@ class Worker:
             journal=str(self._journal.path),
             version=_version(),
             lease=self._lease,
+            memory=resident_bytes(),
         )
 
     def _on_directives(self, life: str, directives: Directives) -> None:
@@ -292,14 +292,6 @@ class Worker:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.05):
                     await self._staged.wait()
-
-
-def _check_store(app: Nightcrew) -> None:
-    if is_remote(app.url):
-        raise ConfigurationError(
-            f"expected the URL of a store for a worker, got that of a site, {safe_url(app.url)}: running jobs takes the "
-            "database itself; set NIGHTCREW_URL to it where workers run"
-        )
 
 
 def _check_keys(app: Nightcrew) -> None:

@@ -104,7 +104,7 @@ def test_a_pause_counts_before_what_is_wrong_with_the_workers() -> None:
     reason = why_not_running(job(), [], NOW, {"out.now": "by anna, the printer is broken"})
     assert reason is not None
     assert reason.cause is Cause.PAUSED
-    assert reason.text == "The queue out.now is paused: by anna, the printer is broken"
+    assert reason.text == "The queue out.now is paused: by anna, the printer is broken."
     assert not reason.is_trouble, "somebody meant it"
 
 

@@ -22,7 +22,9 @@ class Shop:
 
     def __init__(self, url: str, **options: Any) -> None:
         self.app = Nightcrew(url)
-        declare(self.app)
+        self.step = asyncio.Event()
+        """Lets the task ``shop.steps`` go on."""
+        declare(self.app, self.step)
         self.site: Site = make_site(self.app, **options)
         self.gates: dict[str, asyncio.Event] = {}
 
@@ -53,7 +55,7 @@ class Shop:
             await running
 
 
-def declare(app: Nightcrew) -> None:
+def declare(app: Nightcrew, step: asyncio.Event) -> None:
     """Give an app the tasks of the tests."""
 
     @app.task(name="shop.add")
@@ -81,3 +83,17 @@ def declare(app: Nightcrew) -> None:
     async def turn(file: Blob) -> Blob:
         content = b"".join([piece async for piece in app.blobs.aread(file)])
         return await app.blobs.aput(content[::-1], f"turned {file.name}")
+
+    @app.task(name="shop.steps")
+    async def steps(ctx: Context) -> str:
+        """Say where it is, and go on when it is told to."""
+        ctx.log("begun")
+        ctx.progress(0.25, "step 1")
+        await step.wait()
+        ctx.log("done", level="warning")
+        return "all"
+
+    @app.task(name="shop.hold")
+    async def hold() -> None:
+        """Wait until it is told to stop."""
+        await asyncio.Event().wait()

@@ -12,13 +12,12 @@ from nightcrew.cli import shapes
 from nightcrew.cli.output import Cell, answer, note, state_cell, table
 from nightcrew.cli.store import opened
 from nightcrew.connect import safe_url
-from nightcrew.job import JobRecord, JobState
+from nightcrew.job import JobRecord
 from nightcrew.masking import Masked
-from nightcrew.words import shorten, span
+from nightcrew.words import span, summary
 
 PATIENCE = 5.0
 """Seconds of looking through a long history for rare jobs, before the person is asked to go on."""
-_NOTE_WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -106,28 +105,3 @@ def _row(record: JobRecord, now: float) -> list[Cell]:
     age = span(now - record.created_at)
     state = "cancelling" if record.cancelling and not record.state.is_final else record.state.value
     return [record.id, state_cell(state), record.task, record.queue, age, summary(record, now)]
-
-
-def summary(record: JobRecord, now: float) -> str:
-    """What matters about a job in its state, in one short line."""
-    parts: list[str] = []
-    match record.state:
-        case JobState.READY | JobState.WAITING:
-            if record.due_at > now:
-                parts.append(f"due in {span(record.due_at - now)}")
-            if record.attempts:
-                parts.append(f"attempt {record.attempts + 1} of {record.max_attempts}")
-        case JobState.RUNNING:
-            if record.progress is not None:
-                parts.append(f"{record.progress:.0%}")
-            if record.progress_text:
-                parts.append(record.progress_text)
-        case JobState.SUCCEEDED:
-            if record.started_at is not None and record.finished_at is not None:
-                parts.append(f"took {span(record.finished_at - record.started_at)}")
-        case JobState.FAILED | JobState.CANCELLED:
-            if record.reason:
-                parts.append(record.reason)
-            if record.error:
-                parts.append(f"{record.error.type.removeprefix('builtins.')}: {record.error.message}")
-    return shorten(", ".join(parts), _NOTE_WIDTH)

@@ -90,7 +90,11 @@ def main(url: str | None, app: str | None) -> None:
 @click.option("--worker/--no-worker", default=True, help="Run the jobs in this process too (the default).")
 @click.option("--worker-only", is_flag=True, help="Run nothing but the jobs: no web server.")
 @click.option(
-    "--poll", type=float, default=2.0, show_default=True, help="Seconds between looks of a page that gets no live events."
+    "--poll",
+    type=float,
+    default=2.0,
+    show_default=True,
+    help="Seconds between looks of a page that gets no live events.",
 )
 @click.option(
     "--max-upload",

@@ -80,7 +80,8 @@ async def served(shop: Shop, **settings: Any) -> AsyncIterator[Served]:
     async def tell(site: Site) -> None:
         begun.set_result(site)
 
-    chosen = WebSettings(**{"port": 0, **settings})
+    settings.setdefault("port", 0)
+    chosen = WebSettings(**settings)
     listener = listen(chosen.host, chosen.port)
     serving = asyncio.create_task(serve(shop.app, chosen, listener, stop, tell))
     done, _ = await asyncio.wait((begun, serving), return_when=asyncio.FIRST_COMPLETED)

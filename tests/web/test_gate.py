@@ -142,7 +142,9 @@ async def test_every_route_lets_through_whom_it_may(shop: Shop) -> None:
     secrets = await visitors(shop)
     wrong = []
     for role, secret in secrets.items():
-        shop.site.desk.tokens._guesses = 1_000  # how often unknown ones may be tried is not the question here
+        tokens = shop.site.desk.tokens
+        tokens._guesses = 1_000  # pyright: ignore[reportPrivateUsage]
+        # (How often unknown ones may be tried is not the question here.)
         async with shop.client(secret, **{"sec-fetch-site": "same-origin"}) as client:
             for route in shop.site.table:
                 answer = await client.request(route.method, address(route))

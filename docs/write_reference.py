@@ -22,8 +22,9 @@ HEAD = """\
 """
 
 ENVIRONMENT = {
-    "NIGHTCREW_URL": "Where the jobs are, when nothing else says so. Else `sqlite:///nightcrew.db`.",
+    "NIGHTCREW_URL": "Where the jobs are, when nothing else says so: a SQLite file, a PostgreSQL server, or a site. Else `sqlite:///nightcrew.db`.",
     "NIGHTCREW_APP": "The app of the command line, as `module:app`.",
+    "NIGHTCREW_TOKEN": "The token of a [remote app](remote.md), whose NIGHTCREW_URL is that of a site.",
     "NIGHTCREW_SEAL": "The public key that seals arguments, or a file with it.",
     "NIGHTCREW_UNSEAL": "For workers: private keys that open sealed arguments, or files with them, separated by commas.",
     "NIGHTCREW_LOG_FORMAT": "How workers log: `text`, or `json` for one event a line.",

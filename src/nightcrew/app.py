@@ -85,7 +85,8 @@ class SearchSettings(_Plain, total=False):
 class Nightcrew(Tasks):
     """An application's jobs: where they are kept, and the tasks that they run.
 
-    url: ``sqlite:///path.db``; by default the environment's NIGHTCREW_URL, else ``sqlite:///nightcrew.db``.
+    url: ``sqlite:///path.db``, ``postgresql://host/database``, or the ``https://`` address of a site; by default the
+        environment's NIGHTCREW_URL, else ``sqlite:///nightcrew.db``.
     blobs: the folder for files; by default one beside the database.
     seal: a `PublicKey`, its text, or a file with it; every job's arguments are then sealed, so that only workers can
         read them. By default the environment's NIGHTCREW_SEAL. See `docs/sealed-arguments.md`.

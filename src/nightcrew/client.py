@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import msgspec
@@ -19,8 +19,10 @@ import msgspec
 from nightcrew.connect import connect, connect_blobs
 from nightcrew.documents import Kind
 from nightcrew.engine import (
+    JOB_BYTES,
     Changed,
     Engine,
+    EngineLimits,
     Enqueued,
     Filter,
     Joinable,
@@ -154,7 +156,7 @@ class AppClient:
             if self._closed:
                 raise EngineClosed("the app was closed; open it again with `app.open()` or `async with app:`")
             await self._leave_former()
-            engine = connect(self.url)
+            engine = connect(self.url, self.blob_store)
             await engine.open()
             self._engine, self._loop, self._pid = engine, loop, os.getpid()
             self._inline = engine.limits.inline_bytes
@@ -198,13 +200,13 @@ class AppClient:
             if len(job.args) > limit:
                 jobs = [await self._spilled(job) if len(job.args) > limit else job for job in jobs]
                 break
-        size = engine.limits.batch
-        if len(jobs) <= size:
+        limits = engine.limits
+        if len(jobs) == 1 or (len(jobs) <= limits.batch and limits.batch_bytes is None):
             done = await engine.enqueue(jobs)
         else:
             done = []
-            for start in range(0, len(jobs), size):
-                done.extend(await engine.enqueue(jobs[start : start + size]))
+            for part in batches(jobs, limits):
+                done.extend(await engine.enqueue(part))
         if Enqueued.EXISTING not in done:
             return [None] * len(done)
         return await self.existing(jobs, done)
@@ -234,10 +236,7 @@ class AppClient:
         if self.keys is not None:
             jobs = await seal_jobs(self.keys, jobs)
         whole = [await self._spilled(job) if len(job.args) > self._inline else job for job in jobs]
-        parts: list[Sequence[NewJob]] = [
-            whole[start : start + limits.batch] for start in range(0, len(whole), limits.batch)
-        ]
-        return joining, [(part, await joining.enqueue(part)) for part in parts]
+        return joining, [(part, await joining.enqueue(part)) for part in batches(whole, limits)]
 
     def hint(self, delay: float) -> None:
         """Tell workers that jobs are ready, after so many seconds. From any thread; waits for nothing."""
@@ -321,6 +320,20 @@ class AppClient:
     async def workers(self) -> list[WorkerInfo]:
         """The workers seen lately."""
         return await (await self.ready()).workers()
+
+
+def batches(jobs: Sequence[NewJob], limits: EngineLimits) -> Iterator[Sequence[NewJob]]:
+    """The jobs in parts as large as the engine takes at once."""
+    start, room = 0, limits.batch_bytes
+    for number, job in enumerate(jobs):
+        weight = len(job.args) + JOB_BYTES
+        full = number - start >= limits.batch or (room is not None and weight > room)
+        if full and number > start:
+            yield jobs[start:number]
+            start, room = number, limits.batch_bytes
+        if room is not None:
+            room -= weight
+    yield jobs[start:]
 
 
 class Awaited:

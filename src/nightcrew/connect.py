@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
@@ -16,6 +17,7 @@ from nightcrew.moving import Source, Target
 from nightcrew.seal import Keys
 
 if TYPE_CHECKING:
+    from nightcrew.engines.remote_blobs import RemoteBlobStore
     from nightcrew.sealing import PrivateKey, PublicKey
 
 SEAL, UNSEAL = "NIGHTCREW_SEAL", "NIGHTCREW_UNSEAL"
@@ -23,12 +25,15 @@ DEFAULT_URL = "sqlite:///nightcrew.db"
 
 _EXISTING = "sqlite:///relative/path.db or sqlite:////absolute/path.db"
 _SERVERS = "postgresql://user@host/database"
+_SITES = "https://host/path of a site of Nightcrew's"
 _POSTGRES = ("postgresql", "postgres")
 
 
-def connect(url: str) -> Engine:
-    """The engine that a URL names, not yet open. Raises `ConfigurationError`."""
+def connect(url: str, blobs: BlobStore | None = None) -> Engine:
+    """The engine that a URL names, not yet open; beside `blobs`, its app's. Raises `ConfigurationError`."""
     parts = _split(url)
+    if is_remote(url):
+        return _remote(parts, blobs)
     if parts.scheme == "sqlite":
         path = _sqlite_path(parts, url)
         from nightcrew.engines.sqlite import SqliteEngine
@@ -108,6 +113,8 @@ def safe_url(url: str) -> str:
 
 def connect_blobs(url: str, blobs: str | None = None) -> BlobStore:
     """The blob store that `blobs` names (a folder, or a ``file:`` URL), or that belongs to the engine of `url`."""
+    if blobs is None and is_remote(url):
+        return _remote_blobs(_split(url))
     if blobs is not None:
         folder = _folder(blobs)
     else:
@@ -153,9 +160,80 @@ def full_url(url: str) -> str:
     parts = _split(url)
     if parts.scheme in _POSTGRES:
         return url
+    if is_remote(url):
+        base, token_file = _site(parts)
+        return base if token_file is None else f"{base}?token_file={quote(str(token_file))}"
     if parts.scheme != "sqlite":
         raise _unknown(parts, url)
     return f"sqlite:///{quote(str(_sqlite_path(parts, url)))}"
+
+
+def is_remote(url: str) -> bool:
+    """Whether a URL names a site, and not a store."""
+    return url.startswith(("https:", "http:"))
+
+
+def _site(parts: SplitResult) -> tuple[str, Path | None]:
+    """The address of a site, and the file with its token. Raises `ConfigurationError`; then says no secret back."""
+    shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+    try:
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        host, port = "", None
+    if not host or parts.fragment:
+        raise ConfigurationError(
+            f"expected the address of a site such as https://jobs.example.org/nightcrew, got {shown!r}"
+        )
+    if parts.username is not None or parts.password is not None:
+        raise ConfigurationError(
+            f"expected no user and no password in the address of a site, got some before {host!r}; tokens go into "
+            "NIGHTCREW_TOKEN, or into a file: add ?token_file=/path"
+        )
+    if parts.scheme == "http" and not _is_this_machine(host):
+        raise ConfigurationError(
+            f"expected https, got {shown!r}: without encryption everybody on the way could read the token; http is for "
+            "this machine only"
+        )
+    token_file: Path | None = None
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name != "token_file" or not value:
+            raise ConfigurationError(
+                f"the address of a site takes the option `token_file`, got `{name}`; leave it away"
+            )
+        token_file = Path(value).absolute()
+    address = f"[{host}]" if ":" in host else host
+    return (
+        f"{parts.scheme}://{address}{'' if port is None else f':{port}'}{parts.path.rstrip('/')}",
+        token_file,
+    )
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _remote_blobs(parts: SplitResult) -> RemoteBlobStore:
+    base, token_file = _site(parts)
+    try:
+        from nightcrew.engines.remote_blobs import RemoteBlobStore
+        from nightcrew.engines.remote_link import Link
+    except ImportError as error:
+        raise ConfigurationError(
+            f"{base!r} needs the package httpx2, which is not installed ({error}); install `nightcrew[remote]`"
+        ) from error
+    return RemoteBlobStore(Link(base, token_file))
+
+
+def _remote(parts: SplitResult, blobs: BlobStore | None) -> Engine:
+    # Beside its own blob store: one token, one pool of connections, and what is known of whose files are whose.
+    ours = _remote_blobs(parts)
+    from nightcrew.engines.remote import RemoteEngine
+
+    store = blobs if isinstance(blobs, type(ours)) else ours
+    return RemoteEngine(store.link, store.owners)
 
 
 def _split(url: str) -> SplitResult:
@@ -200,7 +278,7 @@ def _folder(blobs: str) -> Path:
 def _unknown(parts: SplitResult, url: str) -> ConfigurationError:
     return ConfigurationError(
         f"there is no engine for {parts.scheme or 'no scheme'!r} URLs, got {_safe(parts, url)!r}; "
-        f"what exists is {_EXISTING}, and {_SERVERS}"
+        f"what exists is {_EXISTING}, {_SERVERS}, and {_SITES}"
     )
 
 

@@ -17,6 +17,9 @@ from msgspec import Struct
 from nightcrew.documents import Pause, Wish
 from nightcrew.job import Grant, JobDetail, JobRecord, JobState, Lost, NewJob, Outcome, Report, Transition
 
+JOB_BYTES = 1_024
+"""What is counted for a job beside its arguments where an engine limits the bytes of a batch."""
+
 
 class EngineLimits(Struct, frozen=True):
     """What an engine can hold; never a limit of a guarantee."""
@@ -27,6 +30,8 @@ class EngineLimits(Struct, frozen=True):
     """Most jobs one `claim` grants."""
     batch: int = 10_000
     """Most jobs one `enqueue` or `finish` takes."""
+    batch_bytes: int | None = None
+    """Most bytes of arguments that one `enqueue` takes, with `JOB_BYTES` for each job; None is as many as there are."""
 
 
 class Enqueued(StrEnum):

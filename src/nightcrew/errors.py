@@ -14,6 +14,7 @@
     ├── BlobNotFound            a file that is not in the blob store (any more)
     └── EngineError             the store could not do what it was asked
         ├── EngineClosed        used before `open` or after `close`
+        ├── NotAllowed          what a remote app, or its token, may not do
         ├── EngineBusy          another process keeps the store locked
         ├── StorageFull         no space left; nothing was written
         ├── SchemaError         made by another version of Nightcrew, or not by Nightcrew
@@ -118,6 +119,10 @@ class EngineError(NightcrewError):
 
 class EngineClosed(EngineError):
     """The engine is not open."""
+
+
+class NotAllowed(EngineError):
+    """A remote app may not do this, or its token may not."""
 
 
 class EngineBusy(EngineError):

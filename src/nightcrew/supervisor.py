@@ -21,7 +21,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -30,6 +30,7 @@ from msgspec import Struct
 
 from nightcrew.aftermath import Aftermath, Death
 from nightcrew.client import new_id
+from nightcrew.companion import Companion
 from nightcrew.errors import ConfigurationError
 from nightcrew.journal import JournalState, read_journal
 from nightcrew.rescue import journal_folder
@@ -131,6 +132,7 @@ class Supervisor:
         processes: int = 1,
         worker: WorkerSettings | None = None,
         grace: float = 25.0,
+        beside: Sequence[Companion] = (),
     ) -> None:
         self._app = app
         self._settings: WorkerSettings = {"grace": grace, **(worker or {})}
@@ -146,6 +148,7 @@ class Supervisor:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._done = asyncio.Event()
         self._aftermath = Aftermath()
+        self._beside = tuple(beside)
 
     # from outside
 
@@ -164,6 +167,8 @@ class Supervisor:
         self._stages += 1
         if self._stages == 1:
             asyncio.get_running_loop().call_later(self._grace + MARGIN, self._kill_all)
+        for companion in self._beside:
+            companion.stop()
         for crew in list(self._crew):
             crew.leaving = True
             self._let_go(crew)
@@ -179,6 +184,8 @@ class Supervisor:
 
     def replace(self) -> None:
         """Replace every worker process by a fresh one, with new code, once its jobs have ended."""
+        for companion in self._beside:
+            companion.replace()
         for crew in self._crew:
             if crew.process is not None and not crew.leaving:
                 crew.signal(signal.SIGTERM)
@@ -208,6 +215,8 @@ class Supervisor:
             asyncio.get_running_loop().add_signal_handler(number, handler)
         looking = asyncio.create_task(self._look())
         try:
+            for companion in self._beside:
+                companion.start()
             self._adjust()
             await self._done.wait()
             while self._settling:
@@ -276,6 +285,8 @@ class Supervisor:
             crew.signal(signal.SIGTERM)
 
     def _kill_all(self) -> None:
+        for companion in self._beside:
+            companion.kill()
         for crew in self._crew:
             if crew.process is not None:
                 logger.error("worker %d (process %d) does not stop: killed", crew.number, crew.process.pid)
@@ -287,6 +298,12 @@ class Supervisor:
         for crew in list(self._crew):
             if crew.process is not None and crew.process.poll() is not None:
                 self._died(crew, crew.process.returncode)
+        for companion in self._beside:
+            code = companion.reap()
+            if code == EXIT_CONFIGURATION and not self._stages:
+                self._code = EXIT_CONFIGURATION
+                self.stop()
+        self._check_done()
         if os.getpid() == 1:
             # As the first process of a container: whoever lost its parent is ours.
             with contextlib.suppress(ChildProcessError):
@@ -337,7 +354,7 @@ class Supervisor:
         crew.line = None
 
     def _check_done(self) -> None:
-        if not self._crew:
+        if not self._crew and all(companion.is_gone for companion in self._beside):
             self._done.set()
 
     def _rescue(self, crew: Crew) -> None:

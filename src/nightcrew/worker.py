@@ -24,6 +24,7 @@ from msgspec.structs import replace
 
 from nightcrew.app import Nightcrew
 from nightcrew.client import new_id
+from nightcrew.connect import is_remote, safe_url
 from nightcrew.deadlines import GRACE
 from nightcrew.dispatch import Dispatcher
 from nightcrew.documents import Wish
@@ -78,6 +79,7 @@ class Worker:
                 f"expected `lease` to be at least twice `beat`, got lease={lease!r} and beat={beat!r}; "
                 "otherwise one late heartbeat loses every job"
             )
+        _check_store(app)
         _check_keys(app)
         cores = os.cpu_count() or 1
         self._app = app
@@ -292,6 +294,14 @@ class Worker:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.05):
                     await self._staged.wait()
+
+
+def _check_store(app: Nightcrew) -> None:
+    if is_remote(app.url):
+        raise ConfigurationError(
+            f"expected the URL of a store for a worker, got that of a site, {safe_url(app.url)}: running jobs takes the "
+            "database itself; set NIGHTCREW_URL to it where workers run"
+        )
 
 
 def _check_keys(app: Nightcrew) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
-import ipaddress
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,47 +15,14 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from psycopg.conninfo import conninfo_to_dict
 
 from nightcrew.engines.postgres import PostgresEngine
 from nightcrew.errors import EngineError
 from nightcrew.testing.conformance.stage import Hand, put, won
+from tests.servers.certificates import Authority, pem
 
 pytestmark = pytest.mark.postgres
-
-Key = ec.EllipticCurvePrivateKey
-
-
-class Authority:
-    """Who signs certificates."""
-
-    def __init__(self, name: str) -> None:
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self.certificate = self.sign(self.key, self.name, x509.BasicConstraints(ca=True, path_length=0))
-
-    def sign(self, key: Key, name: x509.Name, *extensions: x509.ExtensionType) -> x509.Certificate:
-        now = dt.datetime.now(dt.UTC)
-        made = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(self.name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(hours=1))
-            .not_valid_after(now + dt.timedelta(days=1))
-        )
-        for extension in extensions:
-            made = made.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
-        return made.sign(self.key, hashes.SHA256())
-
-
-def pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
 
 
 class Front:
@@ -129,16 +94,9 @@ async def store(postgres_url: str, tmp_path: Path) -> AsyncIterator[Store]:
     ours, others = Authority("ours"), Authority("others")
     for name, authority in (("ours", ours), ("others", others)):
         (tmp_path / f"{name}.pem").write_bytes(pem(authority.certificate))
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "the server")])
-    here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    shown = tmp_path / "server.pem"
-    shown.write_bytes(secret + pem(ours.sign(key, subject, here)))
+    certificate, private = ours.serve(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(shown)
+    context.load_cert_chain(certificate, private)
     base, _, schema = postgres_url.rpartition("&")
     target = conninfo_to_dict(base)
     if not str(target.get("host", "")).startswith("/"):

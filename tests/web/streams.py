@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,14 +80,14 @@ async def served(shop: Shop, **settings: Any) -> AsyncIterator[Served]:
     async def tell(site: Site) -> None:
         begun.set_result(site)
 
-    settings.setdefault("port", 0)
-    chosen = WebSettings(**settings)
-    listener = listen(chosen.host, chosen.port)
-    serving = asyncio.create_task(serve(shop.app, chosen, listener, stop, tell))
-    done, _ = await asyncio.wait((begun, serving), return_when=asyncio.FIRST_COMPLETED)
-    assert begun in done, serving.exception()
-    try:
-        yield Served(begun.result(), address_of(listener, chosen))
-    finally:
-        stop.set()
-        await serving
+    chosen = WebSettings(**{"port": 0, **settings})
+    with closing(listen(chosen.host, chosen.port)) as listener:
+        serving = asyncio.create_task(serve(shop.app, chosen, listener, stop, tell))
+        await asyncio.wait((begun, serving), return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            await serving
+        try:
+            yield Served(begun.result(), address_of(listener, chosen))
+        finally:
+            stop.set()
+            await serving

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx2
@@ -115,6 +117,27 @@ async def test_jobs_are_listed_by_what_they_are(shop: Shop, admin: httpx2.AsyncC
         assert (await admin.get(f"/api/jobs?{wrong}")).status_code == 422, wrong
     queues = (await admin.get("/api/queues")).json()
     assert {(entry["queue"], entry["ready"]) for entry in queues["queues"]} == {("default", 5), ("other", 1)}
+
+
+async def test_failures_are_told_by_kind(shop: Shop, admin: httpx2.AsyncClient) -> None:
+    before = datetime.now(UTC)
+    jobs = [await enqueue(admin, "shop.fail", args={"why": f"reason {n}"}) for n in range(3)]
+    async with shop.worker():
+        for job in jobs:
+            await await_until(lambda place=f"/api/jobs/{job}": is_done(admin, place))  # type: ignore[misc]
+    [group] = (await admin.get("/api/failures")).json()["failures"]
+    assert (group["task"], group["count"], group["type"]) == ("shop.fail", 3, "builtins.ValueError")
+    same = (await admin.get("/api/jobs", params={"fingerprint": group["fingerprint"]})).json()["jobs"]
+    assert {job["id"] for job in same} == set(jobs)
+    then = {"since": (before - timedelta(hours=1)).isoformat(), "until": datetime.now(UTC).isoformat()}
+    assert len((await admin.get("/api/jobs", params=then)).json()["jobs"]) == 3
+    assert (await admin.get("/api/jobs", params={"until": then["since"]})).json()["jobs"] == []
+    later = {"since": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}
+    assert (await admin.get("/api/failures", params=later)).json()["failures"] == []
+    worker = same[0]["worker"]
+    assert len((await admin.get("/api/jobs", params={"worker": worker})).json()["jobs"]) == 3
+    for wrong in ("since=2026-01-01T00:00:00", "since=yesterday", "fingerprint=x"):
+        assert (await admin.get(f"/api/jobs?{wrong}")).status_code == 422, wrong
 
 
 async def test_a_failed_job_is_run_again_as_it_was_or_with_other_arguments(
@@ -296,3 +319,43 @@ async def one_worker(client: httpx2.AsyncClient) -> bool:
 
 async def is_quiet(client: httpx2.AsyncClient) -> bool:
     return bool((await client.get("/api/workers")).json()["workers"][0]["state"] == "quiet")
+
+
+async def test_health_and_figures_are_told(shop: Shop, admin: httpx2.AsyncClient) -> None:
+    await enqueue(admin, "shop.add", args={"a": 1})
+    await enqueue(admin, "shop.add", args={"a": 1}, run_after="1h")
+    await admin.post("/api/queues/slow/pause")
+    assert (await admin.get("/readyz")).text == "ok\n"
+    async with shop.worker():
+        await await_until(lambda: one_worker(admin))
+        found = (await admin.get("/api/health")).json()
+        assert found["ok"] is True
+        assert {check["name"]: check["ok"] for check in found["checks"]} == {"store": True, "workers": True}
+        answer = await admin.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    figures = {}
+    for line in answer.text.splitlines():
+        if not line.startswith("#"):
+            match = re.fullmatch(r"(nightcrew_\w+(?:\{[^}]*\})?) ([0-9.e+-]+)", line)
+            assert match, line
+            figures[match[1]] = float(match[2])
+    assert figures['nightcrew_jobs_later{queue="default",task="shop.add"}'] == 1
+    assert figures['nightcrew_queue_paused{queue="slow"}'] == 1
+    assert figures['nightcrew_workers{state="running"}'] == 1
+    families = re.findall(r"^# TYPE (\S+) (gauge|counter|histogram)$", answer.text, re.MULTILINE)
+    assert len(families) == len(set(families)) == len(re.findall(r"^# HELP", answer.text, re.MULTILINE))
+
+
+async def test_a_store_that_is_gone_is_told(database_url: str) -> None:
+    shop = Shop(database_url)
+    async with shop.app:
+        secret = await shop.token("admin")
+        async with shop.client(secret) as client:
+            assert (await client.get("/readyz")).status_code == 200
+            await shop.app.engine.close()
+            assert (await client.get("/healthz")).status_code == 200
+            assert (await client.get("/readyz")).status_code == 503
+            refused = await client.get("/api/jobs")
+            assert refused.status_code == 503
+            assert refused.headers["retry-after"]
+            assert "no such" not in refused.text

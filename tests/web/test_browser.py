@@ -487,15 +487,15 @@ async def test_it_fits_and_can_be_read(
         await visit.has_picture("photo.png")
         await visit.shows("x" * 150 + ".txt", "failed")
         ids = ids_in(visit.page.url)
+        moves = "[...document.querySelectorAll('*')].filter(e => getComputedStyle(e).animationName !== 'none').length"
         for path in (None, f"/Progress?jobId={ids[0]}", f"/Progress?jobId={ids[1]}", "/", "/nothing"):
             if path is not None:
                 await visit.open(path)
             assert await visit.page.evaluate("document.documentElement.lang") == tag
             await visit.fits()
+            assert await visit.page.evaluate(moves) == 0, "who asked for no motion sees none"
             if checked:
                 await visit.is_accessible()
         back = await visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
         light = sum(int(part) for part in re.findall(r"\d+", back)[:3]) > 380
         assert light is (colours == "light")
-        moves = "[...document.querySelectorAll('*')].filter(e => getComputedStyle(e).animationName !== 'none').length"
-        assert await visit.page.evaluate(moves) == 0, "who asked for no motion sees none"

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from nightcrew.blob import Blob
+from nightcrew.client import new_id
 from nightcrew.demo import confine, live, office, web
 from nightcrew.demo.tasks import export_pdf, page_job
 from nightcrew.demo.texts import LANGUAGES, texts
@@ -117,19 +118,37 @@ async def test_the_list_has_the_newest_first_and_goes_on(site: Site, monkeypatch
 
 async def test_a_file_that_is_sent_again_under_its_key_is_the_same(site: Site) -> None:
     """The answer was lost, with the connection or the server: nobody wants the file twice."""
+    other = Tasks()
+
+    @other.task(name="payroll.report")
+    async def report() -> str:
+        return "secret"
+
+    site.app.include(other)
+    keys = [new_id() for _ in range(3)]
     async with site.client() as client:
-        first = await take(client, "a.png", picture(), **{"Idempotency-Key": "0123abcd"})
-        await take(client, "b.png", picture())
-        again = await take(client, "a.png", picture(), **{"Idempotency-Key": "0123abcd"})
-        other = await take(client, "a.png", picture(), **{"Idempotency-Key": "4567abcd"})
-        assert again["id"] == first["id"] != other["id"]
-        for key in ("short", "x" * 101, "with space", "a,b,c,d,e"):
+        for key in (keys[0], keys[1], keys[0]):
+            assert (await take(client, "a.png", picture(), **{"Idempotency-Key": key}))["id"] == key
+        assert len(await site.app.asearch()) == 2
+        # Also where both come at once.
+        both = [take(client, "a.png", picture(), **{"Idempotency-Key": keys[2]}) for _ in range(2)]
+        assert [file["id"] for file in await asyncio.gather(*both)] == [keys[2]] * 2
+        assert len(await site.app.asearch()) == 3
+        taken = (await report.aenqueue()).id
+        for key, status in (
+            (taken, HTTPStatus.CONFLICT),
+            ("short", HTTPStatus.BAD_REQUEST),
+            (keys[0].upper(), HTTPStatus.BAD_REQUEST),
+            (f"0{keys[0][1:]}"[:36].replace("-7", "-4"), HTTPStatus.BAD_REQUEST),
+            (f"000{keys[0][3:]}", HTTPStatus.BAD_REQUEST),
+            (f"fff{keys[0][3:]}", HTTPStatus.BAD_REQUEST),
+        ):
             answer = await client.post(
                 "/api/files", files={"Upload": ("a", b"x")}, headers={"Idempotency-Key": key}
             )
-            assert answer.status_code == HTTPStatus.BAD_REQUEST
+            assert answer.status_code == status
             assert "Idempotency-Key" in answer.json()["error"]
-    assert len(await site.app.asearch()) == 3
+    assert len(await site.app.asearch()) == 4
 
 
 @pytest.mark.parametrize(
@@ -466,6 +485,13 @@ async def test_many_follow_with_one_look(site: Site, monkeypatch: pytest.MonkeyP
 async def test_there_is_no_stream_of_nothing(site: Site, target: str) -> None:
     async with site.client() as client:
         assert (await client.get(target)).status_code == HTTPStatus.NOT_FOUND
+
+
+async def test_who_asks_for_the_head_of_a_stream_does_not_wait_for_its_end(site: Site) -> None:
+    async with site.client() as client:
+        file = await take(client, "a.png", picture())
+        answer = await asyncio.wait_for(client.head(f"/api/events?jobId={file['id']}"), 10)
+    assert answer.headers["content-type"].startswith("text/event-stream")
 
 
 async def test_streams_end_with_the_server_and_with_the_store(

@@ -13,8 +13,17 @@ import click
 from nightcrew.cli.failing import MEANINGS, told
 from nightcrew.cli.jobs import jobs
 from nightcrew.cli.keys import keys
-from nightcrew.cli.options import Group, global_options, json_option, store_options, worker_url_option
+from nightcrew.cli.options import (
+    Group,
+    global_options,
+    json_option,
+    log_option,
+    store_options,
+    worker_options,
+    worker_url_option,
+)
 from nightcrew.cli.queues import queues
+from nightcrew.cli.web import serve, tokens, web
 from nightcrew.cli.workers import workers
 
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in MEANINGS.items())
@@ -66,6 +75,7 @@ def main(url: str | None, app: str | None) -> None:
     \b
     Try it:                 nightcrew demo
     Run the jobs of an app: nightcrew worker shop.main:app
+    The same, with a site:  nightcrew serve shop.main:app
     Ask for a job:          nightcrew jobs enqueue shop.tasks.resize width=300 --app shop.main:app
     Look at jobs:           nightcrew jobs list
     See what waits:         nightcrew queues
@@ -128,64 +138,14 @@ def demo(**settings: Any) -> None:
 
 @main.command()
 @click.argument("app", metavar="[MODULE:APP]", required=False)
-@click.option(
-    "--queues",
-    metavar="NAMES",
-    multiple=True,
-    help="Take only these queues: names or patterns, such as mail,reports.*; all by default.",
-)
-@click.option(
-    "--concurrency",
-    type=click.IntRange(1, 2000),
-    metavar="N",
-    help="How many async functions run at once in each process; 100 by default.",
-)
-@click.option(
-    "--threads",
-    type=click.IntRange(1, 2000),
-    metavar="N",
-    help="How many plain functions run at once in each process; by default 4 for each core, at most 32.",
-)
-@click.option(
-    "--children",
-    type=click.IntRange(1, 2000),
-    metavar="N",
-    help='How many killable children (commands, run_in="process") run at once in each process; '
-    "one for each core by default.",
-)
-@click.option(
-    "--processes",
-    type=click.IntRange(1, 256),
-    default=1,
-    show_default=True,
-    help="How many worker processes.",
-)
-@click.option(
-    "--grace",
-    metavar="DURATION",
-    default="25",
-    show_default=True,
-    help="How long running jobs may take to end at shutdown before they are given back.",
-)
-@click.option(
-    "--lease",
-    metavar="DURATION",
-    help="How long without a sign of life until others take over its jobs; 15 s by default.",
-)
+@worker_options
 @click.option(
     "--embedded",
     "--no-supervisor",
     is_flag=True,
     help="Run one worker in this very process, with nobody to watch it: for debuggers and small machines.",
 )
-@click.option(
-    "--log-format",
-    type=click.Choice(["text", "json"]),
-    envvar="NIGHTCREW_LOG_FORMAT",
-    default="text",
-    show_default=True,
-    help="How to log to standard error; json is one event a line. Else NIGHTCREW_LOG_FORMAT.",
-)
+@log_option
 @worker_url_option
 def worker(app: str | None, url: str | None, **settings: Any) -> None:
     """Run the jobs of an app until told to stop.
@@ -207,9 +167,12 @@ def worker(app: str | None, url: str | None, **settings: Any) -> None:
     run_workers(url, app, settings)
 
 
+main.add_command(web)
+main.add_command(serve)
 main.add_command(jobs)
 main.add_command(queues)
 main.add_command(workers)
+main.add_command(tokens)
 main.add_command(keys)
 
 

@@ -129,3 +129,67 @@ def filter_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def worker_options(function: F) -> F:
+    """Give a command what it says of its workers."""
+    for option in (
+        click.option(
+            "--lease",
+            metavar="DURATION",
+            help="How long without a sign of life until others take over its jobs; 15 s by default.",
+        ),
+        click.option(
+            "--grace",
+            metavar="DURATION",
+            default="25",
+            show_default=True,
+            help="How long running jobs may take to end at shutdown before they are given back.",
+        ),
+        click.option(
+            "--processes",
+            type=click.IntRange(1, 256),
+            default=1,
+            show_default=True,
+            help="How many worker processes.",
+        ),
+        click.option(
+            "--children",
+            type=click.IntRange(1, 2000),
+            metavar="N",
+            help='How many killable children (commands, run_in="process") run at once in each process; '
+            "one for each core by default.",
+        ),
+        click.option(
+            "--threads",
+            type=click.IntRange(1, 2000),
+            metavar="N",
+            help="How many plain functions run at once in each process; by default 4 for each core, at most 32.",
+        ),
+        click.option(
+            "--concurrency",
+            type=click.IntRange(1, 2000),
+            metavar="N",
+            help="How many async functions run at once in each process; 100 by default.",
+        ),
+        click.option(
+            "--queues",
+            metavar="NAMES",
+            multiple=True,
+            help="Take only these queues: names or patterns, such as mail,reports.*; all by default.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def log_option(function: F) -> F:
+    """Give a command `--log-format`."""
+    return click.option(
+        "--log-format",
+        type=click.Choice(["text", "json"]),
+        envvar="NIGHTCREW_LOG_FORMAT",
+        default="text",
+        show_default=True,
+        help="How to log to standard error; json is one event a line. Else NIGHTCREW_LOG_FORMAT.",
+    )(function)

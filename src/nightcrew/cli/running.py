@@ -23,6 +23,8 @@ from nightcrew.logs import LOG_FORMAT, log_to_stderr
 from nightcrew.words import shorten
 
 if TYPE_CHECKING:
+    from nightcrew.cli.describing import Description
+    from nightcrew.companion import Companion
     from nightcrew.supervisor import WorkerSettings
     from nightcrew.worker import Worker
 
@@ -67,7 +69,7 @@ def run_workers(url: str | None, app: str | None, settings: Mapping[str, Any]) -
         raise ConfigurationError(
             f"expected --embedded with one process, got --processes {processes}; leave one of them away"
         )
-    checked = _worker_settings(settings)
+    checked = worker_settings(settings)
     steer(url)
     # Windows has neither the signals nor the sockets that a supervisor needs.
     if embedded or os.name == "nt":
@@ -83,8 +85,8 @@ def _run_embedded(url: str | None, app: str | None, settings: WorkerSettings) ->
     found = needed_app(url, app, _WHY)
     worker = Worker(found, **settings)
     log_to_stderr(os.environ[LOG_FORMAT])
-    _announce("worker", needed_spec(app, _WHY), found.url, tuple(sorted(found.tasks)), settings, 1)
-    with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
+    announced("worker", needed_spec(app, _WHY), found.url, tuple(sorted(found.tasks)), settings, 1)
+    with asyncio.Runner(loop_factory=fastest_loop()) as runner:
         runner.run(_run(found, worker, _grace(settings)))
     return Code.OK
 
@@ -95,7 +97,7 @@ async def _run(app: Nightcrew, worker: Worker, grace: float) -> None:
 
     def stop() -> None:
         nonlocal stage
-        _tell(_STAGES[min(stage, len(_STAGES) - 1)].format(grace=grace))
+        tell(_STAGES[min(stage, len(_STAGES) - 1)].format(grace=grace))
         stage += 1
         worker.stop()
 
@@ -109,22 +111,40 @@ async def _run(app: Nightcrew, worker: Worker, grace: float) -> None:
 
 
 def _run_supervised(url: str | None, app: str | None, processes: int, settings: WorkerSettings) -> Code:
+    spec = needed_spec(app, _WHY)
+    return supervise(
+        url,
+        spec,
+        processes,
+        settings,
+        lambda found: announced("supervisor", spec, found.url, found.tasks, settings, processes),
+    )
+
+
+def supervise(
+    url: str | None,
+    spec: str,
+    processes: int,
+    settings: WorkerSettings,
+    announce: Callable[[Description], None],
+    beside: Sequence[Companion] = (),
+) -> Code:
+    """Run workers below a supervisor, and what is beside them, until told to stop; return how they ended."""
     from nightcrew.cli.describing import describe
     from nightcrew.supervisor import EXIT_CLEAN, EXIT_CONFIGURATION, Supervisor
 
-    spec = needed_spec(app, _WHY)
     found = describe(spec, msgspec.json.encode(settings))
     if found.error is not None:
         trace(found.trace)
         raise ConfigurationError(found.error)
     check_steered(url, spec, found.url)
     log_to_stderr(os.environ[LOG_FORMAT])
-    _announce("supervisor", spec, found.url, found.tasks, settings, processes)
-    supervisor = Supervisor(spec, processes=processes, worker=settings, grace=_grace(settings))
+    announce(found)
+    supervisor = Supervisor(spec, processes=processes, worker=settings, grace=_grace(settings), beside=beside)
     return {EXIT_CLEAN: Code.OK, EXIT_CONFIGURATION: Code.USAGE}.get(supervisor.run(), Code.KILLED)
 
 
-def _worker_settings(given: Mapping[str, Any]) -> WorkerSettings:
+def worker_settings(given: Mapping[str, Any]) -> WorkerSettings:
     """What was typed, as `Worker` takes it."""
     settings: WorkerSettings = {"grace": duration(given["grace"], "--grace")}
     if given["lease"] is not None:
@@ -146,8 +166,14 @@ def _grace(settings: WorkerSettings) -> float:
     return settings.get("grace", GRACE)
 
 
-def _announce(
-    kind: str, spec: str, url: str, tasks: Sequence[str], settings: WorkerSettings, processes: int
+def announced(
+    kind: str,
+    spec: str,
+    url: str,
+    tasks: Sequence[str],
+    settings: WorkerSettings,
+    processes: int,
+    **further: str,
 ) -> None:
     """Say what is about to run, on standard error like the log that follows."""
     more = f" and {len(tasks) - _TASKS_SHOWN} more" if len(tasks) > _TASKS_SHOWN else ""
@@ -158,11 +184,13 @@ def _announce(
         "queues": ", ".join(settings.get("queues", ["all"])),
         "tasks": names or "none: does the module import those that it should run?",
         "workers": "1 process" if processes == 1 else f"{processes} processes",
+        **further,
     }
-    _tell(f"Nightcrew {kind}, process {os.getpid()}; Ctrl-C or SIGTERM stops it in stages", **facts)
+    tell(f"Nightcrew {kind}, process {os.getpid()}; Ctrl-C or SIGTERM stops it in stages", **facts)
 
 
-def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the fastest event loop that there is here."""
     try:
         import uvloop
 
@@ -176,7 +204,7 @@ def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 # --- the log ------------------------------------------------------------------------------------
 
 
-def _tell(text: str, **facts: str) -> None:
+def tell(text: str, **facts: str) -> None:
     """Say something about the run itself, beside the log and in its format."""
     if os.environ.get(LOG_FORMAT) == "json":
         logger.info("%s", text, extra=facts)

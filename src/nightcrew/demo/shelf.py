@@ -131,12 +131,6 @@ class Shelf:
         # What was removed in between is not there any more.
         return [file for file in await self.find(ids) if file is not None], after
 
-    async def with_key(self, key: str) -> File | None:
-        """A file that was sent lately under this key."""
-        page = await self._app.asearch(tag=key_tag(key), limit=1)
-        [file] = await self.find([job.id for job in page][:1]) if len(page) else [None]
-        return file
-
     async def _has_worker(self) -> bool:
         return any(worker.alive for worker in await self._app.aworkers())
 
@@ -171,11 +165,6 @@ def is_ours(record: JobRecord) -> bool:
 def is_picture(record: JobRecord) -> bool:
     """Whether a job's result is a picture of a file."""
     return record.task in (draw_page.name, make_thumbnail.name)
-
-
-def key_tag(key: str) -> str:
-    """The tag that finds a file again by the key under which it was sent."""
-    return f"key:{key}"
 
 
 def _waits(record: JobRecord | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 from http import HTTPStatus
@@ -21,9 +22,9 @@ from nightcrew.client import new_id
 from nightcrew.demo import live, office, sniff
 from nightcrew.demo.live import Story, Watch
 from nightcrew.demo.pages import Pages, speak
-from nightcrew.demo.shelf import File, Shelf, is_picture, key_tag
+from nightcrew.demo.shelf import File, Shelf, is_picture
 from nightcrew.demo.sniff import Kind
-from nightcrew.demo.tasks import FILE, draw_page, export_pdf, make_thumbnail, page_job
+from nightcrew.demo.tasks import draw_page, export_pdf, make_thumbnail, page_job
 from nightcrew.demo.texts import say
 from nightcrew.demo.upload import Refused, Upload, drain
 from nightcrew.errors import (
@@ -45,7 +46,9 @@ MAX_UPLOADS = 8
 
 _PHRASES = {HTTPStatus.NOT_FOUND: "said.no-page", HTTPStatus.METHOD_NOT_ALLOWED: "said.no-method"}
 _PLAIN = re.compile(r"[^A-Za-z0-9 ._()+,-]")
-_KEY = re.compile(r"[A-Za-z0-9-]{8,100}")
+_KEY = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+CLOCKS_APART = 43_200.0
+"""Seconds between our clock and the one by which a key was made, at most."""
 
 
 class Sample:
@@ -107,6 +110,7 @@ class Sample:
             max_files=MAX_FILES,
             accepted=sniff.ACCEPTED,
             poll=self._poll,
+            now=time.time(),
             files=[file.shown(t) for file in files],
             older=older,
         )
@@ -141,21 +145,22 @@ class Sample:
         return RedirectResponse(f"/Progress?{query}", HTTPStatus.FOUND)
 
     async def _take_file(self, request: Request) -> Response:
-        """One file, for scripts and for the page's own: the same key brings the same file only once."""
-        key = request.headers.get("idempotency-key")
-        if key is not None and not _KEY.fullmatch(key):
-            return self._refuse(request, Refused(HTTPStatus.BAD_REQUEST, say("said.bad-key")))
+        """One file, for scripts and for the page's own. Under a key, which is its job's id, it arrives once."""
         try:
+            key = request.headers.get("idempotency-key")
+            if key is not None and not _is_key(key, time.time()):
+                raise Refused(HTTPStatus.BAD_REQUEST, say("said.bad-key"))
             # Whose answer was lost, perhaps with the server, sends the file again.
-            file = None if key is None else await self._shelf.with_key(key)
+            [file] = [None] if key is None else await self._shelf.find([key])
             if file is None:
-                [job_id] = await self._receive(request, 1, () if key is None else (key_tag(key),))
-                [file] = await self._shelf.find([job_id])
+                ids = await self._receive(request, 1, key)
+                [file] = await self._shelf.find(ids)
             else:
                 await drain(request.stream())
+            if file is None:
+                raise Refused(HTTPStatus.CONFLICT, say("said.other-job"))
         except Refused as refused:
             return self._refuse(request, refused)
-        assert file is not None
         where = {"Location": f"/api/status/{file.id}", "Retry-After": f"{self._poll:.0f}"}
         return JSONResponse(file.shown(speak(request)), HTTPStatus.ACCEPTED, where)
 
@@ -165,14 +170,12 @@ class Sample:
             response.headers["Retry-After"] = "2"
         return response
 
-    async def _receive(self, request: Request, max_files: int, tags: tuple[str, ...] = ()) -> list[str]:
-        """Store the files of a request, and enqueue their jobs, all or none. Raises `Refused`."""
+    async def _receive(self, request: Request, max_files: int, first_id: str | None = None) -> list[str]:
+        """Store the files of a request, and enqueue their jobs, all or none; return their ids. Raises `Refused`."""
         body = request.stream()
         try:
             with self._counted():
-                return await self._store(
-                    Upload(request.headers, body, self._max_upload, max_files), tags=tags
-                )
+                return await self._store(Upload(request.headers, body, self._max_upload, max_files), first_id)
         except (Refused, LimitExceeded, StorageFull) as error:
             # A browser that is still sending shows no answer, only that the connection broke.
             await drain(body)
@@ -193,13 +196,13 @@ class Sample:
         finally:
             self._uploads -= 1
 
-    async def _store(self, upload: Upload, tags: tuple[str, ...]) -> list[str]:
+    async def _store(self, upload: Upload, first_id: str | None) -> list[str]:
         ids: list[str] = []
         calls: list[Call[Blob] | Call[Blob | None]] = []
         async for file in upload.files():
             blob = await self._app.blobs.aput(file.chunks(), file.name)
-            ids.append(new_id())
-            calls += _jobs(ids[-1], blob, sniff.recognise(file.head), tags)
+            ids.append(first_id if first_id and not ids else new_id())
+            calls += _jobs(ids[-1], blob, sniff.recognise(file.head))
         await self._app.aenqueue_many(calls)
         return ids
 
@@ -217,6 +220,9 @@ class Sample:
         files = [file for file in await self._shelf.find(ids) if file is not None]
         if not files:
             raise HTTPException(HTTPStatus.NOT_FOUND, say("said.no-job"))
+        if request.method == "HEAD":
+            # There is no body to wait for the end of.
+            return Response(media_type="text/event-stream")
         known = request.headers.get("last-event-id") or request.query_params.get("after", "")
         return Story(files, speak(request), known).stream(self._watch)
 
@@ -287,19 +293,22 @@ class Sample:
         return self.pages.refusal(request, HTTPStatus.SERVICE_UNAVAILABLE, say("said.store-silent"))
 
 
-def _jobs(
-    job_id: str, blob: Blob, content: sniff.Content, tags: tuple[str, ...]
-) -> list[Call[Blob] | Call[Blob | None]]:
+def _jobs(job_id: str, blob: Blob, content: sniff.Content) -> list[Call[Blob] | Call[Blob | None]]:
     """The jobs of one file, chosen by what it says that it is, and otherwise by what it is."""
     kind = sniff.claimed(blob.name)
     if kind is Kind.OTHER:
         kind = content.kind
     if kind is Kind.IMAGE:
-        return [make_thumbnail.using(id=job_id, tags=[FILE, *tags]).call(blob)]
-    made: list[Call[Blob] | Call[Blob | None]] = [export_pdf.using(id=job_id, tags=[FILE, *tags]).call(blob)]
+        return [make_thumbnail.using(id=job_id).call(blob)]
+    made: list[Call[Blob] | Call[Blob | None]] = [export_pdf.using(id=job_id).call(blob)]
     if content.kind is Kind.PRESENTATION:
         made.append(draw_page.using(id=page_job(job_id)).call(blob))
     return made
+
+
+def _is_key(key: str, now: float) -> bool:
+    """Whether this can be the id of a new job: one that sorts among the others by when it was made."""
+    return bool(_KEY.fullmatch(key)) and abs(int(key[:8] + key[9:13], 16) / 1000 - now) < CLOCKS_APART
 
 
 async def _after(first: bytes, content: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:

@@ -20,6 +20,8 @@ from nightcrew.web.views import (
     BatchRequest,
     ChangeView,
     DetailView,
+    FailureList,
+    FailureQuery,
     JobList,
     JobLook,
     JobQuery,
@@ -30,6 +32,7 @@ from nightcrew.web.views import (
     Retried,
     Stored,
     detail_view,
+    failure_view,
     job_view,
     json_response,
 )
@@ -65,6 +68,7 @@ class Api:
                 status=HTTPStatus.ACCEPTED,
             ),
             Route("GET", "/api/jobs", Scope.READ, self.list_jobs, query=JobQuery, answer=JobList),
+            Route("GET", "/api/failures", Scope.READ, self.failures, query=FailureQuery, answer=FailureList),
             Route(
                 "POST",
                 "/api/batches",
@@ -148,10 +152,26 @@ class Api:
     async def list_jobs(self, visit: Visit) -> Response:
         """List jobs, newest first, one page at a time."""
         asked: JobQuery = visit.query
-        where = Filter(asked.state, asked.task, asked.queue, asked.tag)
+        where = Filter(
+            state=asked.state,
+            task=asked.task,
+            queue=asked.queue,
+            tag=asked.tag,
+            worker=asked.worker,
+            since=None if asked.since is None else asked.since.timestamp(),
+            until=None if asked.until is None else asked.until.timestamp(),
+            fingerprint=asked.fingerprint,
+        )
         page = await self._desk.ask(lambda store: store.search(where, asked.limit, asked.after))
         found = [self._view(visit, job) for job in page.jobs]
         return json_response(JobList(found, page.next, page.scanned))
+
+    async def failures(self, visit: Visit) -> Response:
+        """What fails: dead letters that are the same failure together, the latest first."""
+        asked: FailureQuery = visit.query
+        since = 0.0 if asked.since is None else asked.since.timestamp()
+        found = await self._desk.failures(visit.who, since, asked.limit)
+        return json_response(FailureList([failure_view(group) for group in found]))
 
     async def show(self, visit: Visit) -> Response:
         """Look at a job."""

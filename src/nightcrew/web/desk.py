@@ -20,7 +20,7 @@ from nightcrew.asked import call_with, due, task_named
 from nightcrew.client import new_id
 from nightcrew.codec import decode_value, encode_value
 from nightcrew.documents import Kind, Wish
-from nightcrew.engine import Changed, Engine, Verb
+from nightcrew.engine import Changed, Engine, FailureGroup, Verb
 from nightcrew.errors import JobNotFound, UnknownTask, VersionConflict
 from nightcrew.job import Extras, JobDetail, JobRecord, NewJob
 from nightcrew.masking import Masked
@@ -100,6 +100,17 @@ class Desk:
         )
         return self.shown(who, whole).detail(msgspec.structs.replace(found, job=whole))
 
+    async def failures(self, who: Who, since: float = 0.0, limit: int = 50) -> list[FailureGroup]:
+        """What fails, the latest first, with nothing in its messages that they may not see."""
+        groups = await self.ask(lambda store: store.failures(since, limit))
+        newest = await self.jobs(who, [group.job_id for group in groups]) if groups else []
+        shown = []
+        for group, record in zip(groups, newest, strict=True):
+            # One that was removed meanwhile cannot be masked: then nothing of it is said.
+            message = "" if record is None else self.shown(who, record).text(group.message)
+            shown.append(msgspec.structs.replace(group, message=message))
+        return shown
+
     def shown(self, who: Who, record: JobRecord) -> Masked:
         """What of a job somebody is shown: marked values only where the job is their own."""
         if is_own(who, record):
@@ -145,7 +156,7 @@ class Desk:
     def _new_job(self, who: Who, asked: JobRequest) -> NewJob:
         new = self._checked(asked.task, _settings(asked), asked.args)
         extras = new.extras or Extras()
-        return msgspec.structs.replace(new, extras=msgspec.structs.replace(extras, origin=_origin(who)))
+        return msgspec.structs.replace(new, extras=msgspec.structs.replace(extras, origin=origin_of(who)))
 
     def _checked(self, name: str, settings: CallSettings, args: dict[str, Any]) -> NewJob:
         """A new job with its arguments checked, as far as its task is known here."""
@@ -243,7 +254,7 @@ class Desk:
             priority=old.priority,
             max_attempts=old.max_attempts,
             rerun_if_lost=old.rerun_if_lost,
-            extras=msgspec.structs.replace(old.extras, origin=_origin(who), expires_at=None, trace=None),
+            extras=msgspec.structs.replace(old.extras, origin=origin_of(who), expires_at=None, trace=None),
             blobs=blobs,
             codec=old.codec,
         )
@@ -336,7 +347,8 @@ def is_own(who: Who, record: JobRecord) -> bool:
     return bool(who.key) and origin is not None and origin.startswith(f"http:{who.key}:")
 
 
-def _origin(who: Who) -> str:
+def origin_of(who: Who) -> str:
+    """What a job says of who enqueued it."""
     return f"http:{who.key}:{who.name}"
 
 

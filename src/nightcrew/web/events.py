@@ -25,7 +25,6 @@ from nightcrew.errors import EngineError
 from nightcrew.job import JobRecord
 from nightcrew.web.desk import Desk
 from nightcrew.web.following import Followed, Following
-from nightcrew.web.problems import Refused
 from nightcrew.web.reading import Limits
 from nightcrew.web.routes import Route, Visit
 from nightcrew.web.scopes import Scope as Right
@@ -169,19 +168,9 @@ class Events:
         log: bool = visit.query.log
         if told.all and record.state.is_final and told.mark == mark_of(self._view(visit, record)):
             return Response(status_code=HTTPStatus.NO_CONTENT)
-        self._check_room()
+        self._following.check_room(self._limits.followers)
         waker = asyncio.Event()
         return EventStream(self._frames(visit, record, told, waker, log=log), waker)
-
-    def _check_room(self) -> None:
-        if self._following.followers >= self._limits.followers:
-            raise Refused(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                "Too many follow events here.",
-                self._limits.followers,
-                "Poll the job instead, or come again later.",
-                {"Retry-After": "10"},
-            )
 
     def _view(self, visit: Visit, record: JobRecord) -> JobView:
         return job_view(self._desk.shown(visit.who, record).record)
@@ -192,7 +181,7 @@ class Events:
         yield b"retry: %d\n\n" % COME_BACK
         async with self._following.job(record, waker, log=log) as followed:
             waker.set()
-            async for beat in self._beats(visit, waker):
+            async for beat in beats(self._following, visit, waker):
                 if beat is not None:
                     yield beat
                     continue
@@ -241,14 +230,14 @@ class Events:
 
     async def changes(self, visit: Visit) -> Response:
         """Hints that something has changed somewhere, for pages that then look again."""
-        self._check_room()
+        self._following.check_room(self._limits.followers)
         waker = asyncio.Event()
         return EventStream(self._hints(visit, waker), waker)
 
     async def _hints(self, visit: Visit, waker: asyncio.Event) -> AsyncIterator[bytes]:
         yield b"retry: %d\n\n" % COME_BACK
         async with self._following.changes(waker) as topics:
-            async for beat in self._beats(visit, waker):
+            async for beat in beats(self._following, visit, waker):
                 if beat is not None:
                     yield beat
                 elif topics:
@@ -257,28 +246,29 @@ class Events:
                     yield frame("change", HintView(found), "0")
                     await asyncio.sleep(HINTS_EVERY)
 
-    async def _beats(self, visit: Visit, waker: asyncio.Event) -> AsyncIterator[bytes | None]:
-        """Yield None when there may be news, a comment when there has been none; end when it is over."""
-        loop = asyncio.get_running_loop()
-        quiet_since = looked_at = loop.time()
-        while not self._following.is_stopping:
-            try:
-                async with asyncio.timeout(TICK):
-                    await waker.wait()
-            except TimeoutError:
-                pass
-            else:
-                waker.clear()
-                quiet_since = loop.time()
-                yield None
-            if loop.time() - looked_at >= TICK:
-                looked_at = loop.time()
-                with contextlib.suppress(EngineError):
-                    if not await visit.is_still_known():
-                        return
-            if loop.time() - quiet_since >= PING:
-                quiet_since = loop.time()
-                yield b": still here\n\n"
+
+async def beats(following: Following, visit: Visit, waker: asyncio.Event) -> AsyncIterator[bytes | None]:
+    """Yield None when there may be news, a comment when there has been none; end when it is over."""
+    loop = asyncio.get_running_loop()
+    quiet_since = looked_at = loop.time()
+    while not following.is_stopping:
+        try:
+            async with asyncio.timeout(TICK):
+                await waker.wait()
+        except TimeoutError:
+            pass
+        else:
+            waker.clear()
+            quiet_since = loop.time()
+            yield None
+        if loop.time() - looked_at >= TICK:
+            looked_at = loop.time()
+            with contextlib.suppress(EngineError):
+                if not await visit.is_still_known():
+                    return
+        if loop.time() - quiet_since >= PING:
+            quiet_since = loop.time()
+            yield b": still here\n\n"
 
 
 def _without_progress(view: JobView) -> JobView:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -15,7 +17,8 @@ from msgspec import Meta, Struct
 from starlette.responses import Response, StreamingResponse
 
 from nightcrew.blob import Blob
-from nightcrew.errors import BlobNotFound
+from nightcrew.errors import BlobNotFound, EngineError
+from nightcrew.files import clean_name
 from nightcrew.web.desk import Desk
 from nightcrew.web.problems import Refused
 from nightcrew.web.reading import Limits, check_length, read_pieces
@@ -24,6 +27,7 @@ from nightcrew.web.scopes import Scope
 from nightcrew.web.views import JobId, json_response
 
 _PLAIN = re.compile(r"[^A-Za-z0-9 ._()+,-]")
+_RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?")
 SANDBOX = "default-src 'none'; sandbox; frame-ancestors 'none'"
 """For what others made: even when it is opened as a page, it may do nothing."""
 
@@ -33,6 +37,10 @@ class UploadQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Annotated[str, Meta(min_length=1, max_length=500)] = "file"
     """To show and download it under."""
+    id: JobId | None = None
+    """A UUID of the client's own: with `sha256`, the same sent again answers the same file."""
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Of the content: another one is refused."""
 
 
 class DownloadQuery(Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,6 +78,7 @@ class Files:
                 own=True,
                 query=DownloadQuery,
                 content="application/octet-stream",
+                others={206: "The part that was asked for by Range."},
             ),
         ]
 
@@ -79,13 +88,52 @@ class Files:
         check_length(request, self._limits.upload)
         kind = request.headers.get("content-type", "application/octet-stream")
         pieces = Carried(read_pieces(request, self._limits))
-        blob = await self._desk.app.blobs.aput(pieces, visit.query.name, kind, self._limits.upload)
+        asked: UploadQuery = visit.query
+        if asked.id is not None:
+            blob = await self._stored(asked, asked.id, pieces, kind)
+        else:
+            blob = await self._desk.app.blobs.aput(pieces, asked.name, kind, self._limits.upload)
+            await self._check(blob.id, blob.sha256, asked.sha256)
         return json_response(blob, HTTPStatus.CREATED, {"Location": visit.url(f"/api/blobs/{blob.id}")})
+
+    async def _stored(
+        self, asked: UploadQuery, blob_id: str, pieces: AsyncIterator[bytes], kind: str
+    ) -> Blob:
+        """Store a file under an id of the client's; the same once more is the same."""
+        client, store = self._desk.app.client, self._desk.app.blob_store
+        try:
+            size, sha256 = await client.hop(store.write, blob_id, pieces, self._limits.upload)
+            await self._check(blob_id, sha256, asked.sha256)
+        except EngineError:
+            # Perhaps it is there: its first answer was lost on the way.
+            size, sha256 = await client.hop(self._digest, blob_id) if asked.sha256 else (0, "")
+            if not sha256 or sha256 != asked.sha256:
+                raise
+        return Blob(blob_id, clean_name(asked.name), size, sha256, kind)
+
+    async def _check(self, blob_id: str, sha256: str, said: str | None) -> None:
+        if said in (None, sha256):
+            return
+        client, store = self._desk.app.client, self._desk.app.blob_store
+        await client.hop(store.delete, [blob_id])
+        raise Refused(
+            HTTPStatus.UNPROCESSABLE_ENTITY, "What came is not what was sent.", sha256, "Send it again."
+        )
+
+    async def _digest(self, blob_id: str) -> tuple[int, str]:
+        size, found = 0, hashlib.sha256()
+        with contextlib.suppress(BlobNotFound):
+            async for chunk in self._desk.app.blob_store.read(blob_id):
+                size += len(chunk)
+                found.update(chunk)
+            return size, found.hexdigest()
+        return 0, ""
 
     async def download(self, visit: Visit) -> Response:
         """Send a file, to be saved."""
         blob = await self._find(visit)
-        content = self._desk.app.blobs.aread(blob)
+        start, end = _range(visit.request.headers.get("range"))
+        content = self._desk.app.blobs.aread(blob, start, end)
         first = await anext(content, b"")
 
         async def body() -> AsyncIterator[bytes]:
@@ -95,9 +143,16 @@ class Files:
                     yield chunk
 
         headers = {"Content-Disposition": attachment(blob.name), "Content-Security-Policy": SANDBOX}
-        if blob.sha256:
+        status = HTTPStatus.OK
+        if (start, end) != (0, None):
+            status = HTTPStatus.PARTIAL_CONTENT
+            last = blob.size if end is None or (blob.sha256 and end > blob.size) else end
+            headers["Content-Range"] = (
+                f"bytes {start}-{max(last - 1, start)}/{blob.size if blob.sha256 else '*'}"
+            )
+        elif blob.sha256:
             headers["Content-Length"] = str(blob.size)
-        return StreamingResponse(body(), media_type="application/octet-stream", headers=headers)
+        return StreamingResponse(body(), status, headers, "application/octet-stream")
 
     async def _find(self, visit: Visit) -> Blob:
         """The file that is asked for, if it is for them: of a job that they may see, or of any for who may read."""
@@ -111,8 +166,10 @@ class Files:
                     "Name the job of yours that it belongs to: ?job=…",
                 )
             return Blob(id=blob_id, name=blob_id, size=0, sha256="")
+        kept = await self._desk.job(visit.who, job_id)
         found = await self._desk.detail(visit.who, job_id)
-        for data in (found.job.result, found.job.args):
+        # As they are kept, too: where they are large, that is a file itself.
+        for data in (kept.result, kept.args, found.job.result, found.job.args):
             if data is not None and (blob := blob_in(data, blob_id)) is not None:
                 return blob
         raise BlobNotFound(f"job {job_id} has no file {blob_id}; its detail names those that it has")
@@ -156,6 +213,17 @@ class Carried:
     async def _next(self) -> bytes | None:
         # An end is no error that a future could carry.
         return await anext(self._pieces, None)
+
+
+def _range(header: str | None) -> tuple[int, int | None]:
+    """Which bytes are asked for, from and up to; all where it is none that is answered here."""
+    match = _RANGE.fullmatch(header or "")
+    if match is None:
+        return 0, None
+    start, last = int(match[1]), match[2]
+    if last and int(last) < start:
+        return 0, None
+    return start, int(last) + 1 if last else None
 
 
 def attachment(name: str) -> str:

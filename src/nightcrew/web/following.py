@@ -11,11 +11,13 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 
 from nightcrew.engine import Engine, Topic
 from nightcrew.errors import EngineError
 from nightcrew.job import JobDetail, JobRecord
 from nightcrew.web.desk import Desk
+from nightcrew.web.problems import Refused
 
 log = logging.getLogger("nightcrew.web")
 
@@ -106,6 +108,17 @@ class Following:
     def is_stopping(self) -> bool:
         """Whether all should go home."""
         return self._stopping
+
+    def check_room(self, most: int) -> None:
+        """Refuse a further follower where there are so many. Raises `Refused`."""
+        if self.followers >= most:
+            raise Refused(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "Too many follow events here.",
+                most,
+                "Poll the job instead, or come again later.",
+                {"Retry-After": "10"},
+            )
 
     def begin(self) -> None:
         """Let others follow, also after a stop."""

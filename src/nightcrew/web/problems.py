@@ -29,6 +29,8 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     """The value that it is about."""
     detail: str | None = None
     """What to do."""
+    error: str | None = None
+    """Which of Nightcrew's errors it was, for a remote app to raise it."""
 
 
 class Refused(Exception):
@@ -76,7 +78,9 @@ def refused_for(error: Exception) -> Refused:
         return error
     for kind, status, title in _KINDS:
         if isinstance(error, kind):
-            return Refused(status, title, None, str(error))
+            refused = Refused(status, title, None, str(error))
+            refused.problem = msgspec.structs.replace(refused.problem, error=kind.__name__)
+            return refused
     if isinstance(error, errors.StorageFull):
         log.error("the store is full: %s", error)
         return Refused(

@@ -14,6 +14,9 @@ from starlette.requests import ClientDisconnect, Request
 
 from nightcrew.web.problems import Refused
 
+SLOWEST = 10_000
+"""Bytes a second at which a file must come, in the long run: or one could be kept open for days."""
+
 _ONCE = ("host", "authorization", "content-type", "content-length", "origin", "idempotency-key", "prefer")
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[{\]}]', re.DOTALL)
 
@@ -138,8 +141,8 @@ async def _whole(request: Request, limits: Limits) -> bytes:
 
 
 async def read_pieces(request: Request, limits: Limits) -> AsyncIterator[bytes]:
-    """Yield a body as it comes, up to the limit of files."""
-    size = 0
+    """Yield a body as it comes, up to the limit of files, and not more slowly than `SLOWEST`."""
+    size, began = 0, asyncio.get_running_loop().time()
     pieces = request.stream()
     while True:
         try:
@@ -154,6 +157,8 @@ async def read_pieces(request: Request, limits: Limits) -> AsyncIterator[bytes]:
         size += len(piece)
         if size > limits.upload:
             raise too_large(limits.upload)
+        if asyncio.get_running_loop().time() - began > limits.patience + size / SLOWEST:
+            raise _too_slow()
         if piece:
             yield piece
 

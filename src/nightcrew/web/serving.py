@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
+import signal
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
@@ -20,6 +22,9 @@ from nightcrew.errors import ConfigurationError
 from nightcrew.web.addresses import Proxy, is_loopback
 from nightcrew.web.reading import Limits
 from nightcrew.web.site import Site, make_site
+from nightcrew.worker import Worker
+
+log = logging.getLogger("nightcrew.web")
 
 PORT = 8000
 """Where a site listens if nobody says where; when that is taken, on one of the next."""
@@ -105,7 +110,8 @@ def listen(host: str, port: int | None) -> socket.socket:
     """A listening socket: on `port`, on any free one for 0, on 8000 or one of the next for None."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for candidate in range(PORT, PORT + _TRIES) if port is None else (port,):
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # Named as TCP: only then does asyncio send small answers at once, and not 40 ms later.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             if os.name == "posix":
                 # A restart must not wait until the last connections of before are forgotten.
@@ -137,12 +143,16 @@ async def serve(
     listener: socket.socket,
     stop: asyncio.Event,
     begun: Callable[[Site], Awaitable[None]],
+    worker: Worker | None = None,
 ) -> None:
     """Serve an app's site on a socket until `stop` is set; `begun` is told of it when it can be reached.
+
+    worker: to run in this very process as well. SIGHUP has the certificate read again.
 
     Raises `ConfigurationError` for a certificate that cannot be used.
     """
     raise_file_limit(settings.connections + _FILES_BESIDE)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # whoever serves says what there is to say
     site = make(app, settings)
     server = _Server(_config(site, settings))
     try:
@@ -152,24 +162,63 @@ async def serve(
             f"cannot use the certificate {settings.certificate} with the key {settings.key}: {error}; "
             "give two PEM files that belong together"
         ) from error
-    async with site.running():
-        # On a task of its own, so that whoever cancels us does not cut the answers under way.
-        running = asyncio.create_task(server.serve([listener]))
-        stopping = asyncio.create_task(stop.wait())
+    with _reloading(server.config.ssl, settings):
+        async with site.running(worker):
+            await _serve(site, server, listener, stop, begun)
+
+
+async def _serve(
+    site: Site,
+    server: uvicorn.Server,
+    listener: socket.socket,
+    stop: asyncio.Event,
+    begun: Callable[[Site], Awaitable[None]],
+) -> None:
+    # On a task of its own, so that whoever cancels us does not cut the answers under way.
+    running = asyncio.create_task(server.serve([listener]))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await begun(site)
+        await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        site.stop()
+        server.should_exit = True
+        await running
+
+
+@contextmanager
+def _reloading(context: ssl.SSLContext | None, settings: WebSettings) -> Iterator[None]:
+    """Read the certificate again at SIGHUP, for connections from there on."""
+    if context is None or settings.certificate is None or os.name == "nt":
+        yield
+        return
+    certificate = settings.certificate
+    loop = asyncio.get_running_loop()
+
+    def reload() -> None:
         try:
-            await begun(site)
-            await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopping.cancel()
-            site.stop()
-            server.should_exit = True
-            await running
+            context.load_cert_chain(certificate, settings.key)
+        except (OSError, ssl.SSLError) as error:
+            log.error("the certificate cannot be read again, so the one of before is used: %s", error)
+        else:
+            log.info("the certificate was read again")
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
 
 
-def reload_certificate(context: ssl.SSLContext, settings: WebSettings) -> None:
-    """Use the certificate as it is on disk now, for connections from here on."""
-    assert settings.certificate is not None
-    context.load_cert_chain(settings.certificate, settings.key)
+def stop_at_signals(stop: asyncio.Event) -> None:
+    """Set an event at Ctrl-C and SIGTERM."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if os.name == "nt":
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+        else:
+            loop.add_signal_handler(number, stop.set)
 
 
 def _config(site: Site, settings: WebSettings) -> uvicorn.Config:

@@ -7,6 +7,7 @@ import hashlib
 import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,10 +24,12 @@ from nightcrew.web.fleet import Fleet
 from nightcrew.web.following import Following
 from nightcrew.web.gate import Gate, Rules
 from nightcrew.web.health import Health
+from nightcrew.web.metrics import Metrics
 from nightcrew.web.openapi import make_document
 from nightcrew.web.pages import Pages
 from nightcrew.web.problems import Refused, problem_response
 from nightcrew.web.reading import Limits
+from nightcrew.web.remote import Remote
 from nightcrew.web.routes import Route, Table, Visit
 from nightcrew.web.scopes import Scope as Right
 from nightcrew.web.signing_in import PATH, Door
@@ -42,6 +45,7 @@ class Site:
     def __init__(self, desk: Desk, rules: Rules, routes: Sequence[Route]) -> None:
         self.desk = desk
         self.following = Following(desk)
+        self._described: dict[str, Any] | None = None
         door = Door(desk, lambda: self._gate)
         events = Events(desk, self.following, rules.limits)
         document = Route("GET", "/openapi.json", Right.READ, self._document, own=True)
@@ -54,8 +58,10 @@ class Site:
                 *Api(desk).routes(),
                 *events.routes(),
                 *Files(desk, rules.limits).routes(),
+                *Remote(desk, self.following, rules.limits).routes(),
                 *Fleet(desk).routes(),
                 *Admin(desk).routes(),
+                *Metrics(desk, self.following).routes(),
                 *self._pages.routes(),
                 *routes,
             ]
@@ -106,7 +112,10 @@ class Site:
 
     async def _document(self, visit: Visit) -> Response:  # noqa: ARG002
         """The API described for programs (OpenAPI 3.1)."""
-        return json_response(make_document(self.table))
+        if self._described is None:
+            # In a thread: it reads sources, and that takes a while.
+            self._described = await asyncio.to_thread(make_document, self.table)
+        return json_response(self._described)
 
     def _refusal(self, request: Request, route: Route | None, refused: Refused) -> Response:
         # Where there is no route, a browser that was led here wants a page too.

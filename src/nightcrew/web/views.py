@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from nightcrew.codec import unescape_result
 from nightcrew.documents import MAX_REASON, Pause
-from nightcrew.engine import QueueStats, WorkerInfo
+from nightcrew.engine import FailureGroup, QueueStats, WorkerInfo
 from nightcrew.job import AttemptRecord, ErrorInfo, JobDetail, JobRecord, JobState, Outcome
 from nightcrew.options import DAY
 
@@ -30,6 +30,9 @@ JobId = Annotated[
 ]
 Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
 Number = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
+Moment = Annotated[datetime, Meta(tz=True)]
+"""A time with its zone, such as ``2026-11-22T09:00:00Z``."""
+Fingerprint = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 Cursor = Annotated[str, Meta(min_length=1, max_length=500)]
 Duration = (
     Annotated[str, Meta(min_length=1, max_length=40)] | Annotated[float, Meta(ge=0, le=100 * 365 * DAY)]
@@ -114,9 +117,25 @@ class JobQuery(Struct, frozen=True, forbid_unknown_fields=True):
     task: Text | None = None
     queue: Text | None = None
     tag: Text | None = None
+    worker: Text | None = None
+    """The id of the worker that runs it, or ended it."""
+    since: Moment | None = None
+    """Created at this time or after."""
+    until: Moment | None = None
+    """Created before this time."""
+    fingerprint: Fingerprint | None = None
+    """Dead letters that are the same failure."""
     limit: Number = 50
     after: Cursor | None = None
     """The `next` of the page before."""
+
+
+class FailureQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which failures to look at, the latest first."""
+
+    since: Moment | None = None
+    """Those since then; by default all that are kept."""
+    limit: Annotated[int, Meta(ge=1, le=200)] = 50
 
 
 class JobLook(Struct, frozen=True, forbid_unknown_fields=True):
@@ -167,6 +186,8 @@ class JobView(Struct, frozen=True):
     correlation_id: str | None
     fence: int
     """Higher with every grant of the job to a worker."""
+    fingerprint: str | None
+    """Of a dead letter: the same for failures that are the same."""
 
 
 class JobList(Struct, frozen=True):
@@ -241,6 +262,28 @@ class DetailView(Struct, frozen=True):
     log: list[LineView]
     checkpoint: bool
     """Whether it left one, for the next attempt to go on from."""
+
+
+class FailureView(Struct, frozen=True):
+    """Dead letters that are the same failure."""
+
+    fingerprint: str
+    task: str
+    count: int
+    """Since the time asked for, as far as they were counted."""
+    first_at: datetime
+    last_at: datetime
+    job: str
+    """The newest of them."""
+    outcome: Outcome
+    type: str | None
+    message: str
+
+
+class FailureList(Struct, frozen=True):
+    """What fails, the latest first."""
+
+    failures: list[FailureView]
 
 
 class QueueView(Struct, frozen=True):
@@ -423,6 +466,7 @@ def job_view(record: JobRecord) -> JobView:
         tags=record.extras.tags,
         correlation_id=record.extras.correlation_id,
         fence=record.fence,
+        fingerprint=record.fingerprint,
     )
 
 
@@ -481,6 +525,21 @@ def queue_view(stats: QueueStats, problem: str | None) -> QueueView:
     """What waits of one task on one queue."""
     return QueueView(
         stats.queue, stats.task, stats.ready, stats.later, moment(stats.oldest_ready_at), problem
+    )
+
+
+def failure_view(group: FailureGroup) -> FailureView:
+    """Dead letters that are the same failure."""
+    return FailureView(
+        fingerprint=group.fingerprint,
+        task=group.task,
+        count=group.count,
+        first_at=certain(group.first_at),
+        last_at=certain(group.last_at),
+        job=group.job_id,
+        outcome=group.outcome,
+        type=group.type,
+        message=group.message,
     )
 
 

@@ -1,0 +1,301 @@
+"""The same app over HTTP: a token instead of the database, and otherwise the same verbs. On a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nightcrew import (
+    ArgumentsError,
+    BlobNotFound,
+    Changed,
+    ConfigurationError,
+    JobCancelled,
+    JobFailed,
+    JobNotFound,
+    JobState,
+    LimitExceeded,
+    Nightcrew,
+    NotAllowed,
+    UnknownTask,
+    Worker,
+)
+from nightcrew.engine import ClaimRequest, Topic, WorkerStatus
+from nightcrew.engines.remote import RemoteEngine
+from nightcrew.seal import is_sealed
+from nightcrew.sealing import PrivateKey
+from tests.story.houses import House, declare, open_house
+from tests.story.working import PATIENCE
+from tests.waiting import await_until
+
+
+@pytest.fixture
+async def house(database_url: str, tmp_path: Path) -> AsyncIterator[House]:
+    async with open_house(database_url, tmp_path) as house:
+        declare(house.shop.app)
+        yield house
+
+
+async def test_a_token_to_enqueue_gives_the_same_verbs(house: House) -> None:
+    async with house.app("enqueue") as app, house.shop.worker():
+        add, fail = app.tasks["house.add"], app.tasks["house.fail"]
+        job = await add.using(priority=3, tags=["red"], correlation_id="order 7").aenqueue(2, b=3)
+        assert await job.aresult(PATIENCE) == 5
+        assert job.state is JobState.SUCCEEDED
+        record = (await app.aget(job.id)).record
+        assert (record.priority, record.args) == (3, b'{"a":2,"b":3}')
+        assert (record.extras.tags, record.extras.correlation_id) == (("red",), "order 7")
+
+        with pytest.raises(JobFailed, match="ValueError: the line is busy") as failed:
+            await (await fail.aenqueue("the line is busy")).aresult(PATIENCE)
+        detail = await (await app.aget(failed.value.job_id)).adetail()
+        assert [attempt.attempt for attempt in detail.attempts] == [1, 2]
+        assert failed.value.error is not None
+        assert failed.value.error.kinds == ("builtins.Exception", "builtins.BaseException")[:1]
+
+
+async def test_plain_code_needs_no_event_loop(house: House) -> None:
+    url = await house.url("enqueue")
+
+    def plain() -> tuple[int, int]:
+        with Nightcrew(url) as app:
+            declare(app)
+            job = app.tasks["house.add"].enqueue(20)
+            blob = app.blobs.put(b"content")
+            return job.result(PATIENCE), blob.size
+
+    async with house.shop.worker():
+        assert await asyncio.to_thread(plain) == (21, 7)
+
+
+async def test_many_are_enqueued_together_and_awaited_together(house: House) -> None:
+    async with house.app("enqueue") as app, house.shop.worker():
+        add, double = app.tasks["house.add"], app.tasks["house.double"]
+        jobs = await app.aenqueue_many(add.call(number) for number in range(1_010))
+        assert await asyncio.gather(*(job.aresult(PATIENCE) for job in jobs)) == [n + 1 for n in range(1_010)]
+        # More than one request may have, by their bytes.
+        long = await app.aenqueue_many(double.call("x" * 40_000) for _ in range(40))
+        assert [len(await job.aresult(PATIENCE)) for job in long] == [80_000] * 40
+
+
+async def test_the_same_id_twice_is_one_job(house: House) -> None:
+    async with house.app("enqueue") as app:
+        first = await app.tasks["house.add"].aenqueue(1)
+        again = await app.tasks["house.add"].using(id=first.id).aenqueue(100)
+        assert again.record.args == b'{"a":1}'
+    async with house.app("enqueue") as other:
+        with pytest.raises(Exception, match="There is another job with this id"):
+            await other.tasks["house.add"].using(id=first.id).aenqueue(5)
+
+
+# waiting
+
+
+async def test_an_end_is_told_and_not_found_by_asking(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = counted_looks(monkeypatch)
+    async with house.app("enqueue") as app:
+        job = await app.tasks["house.add"].aenqueue(1)
+        waiting = asyncio.create_task(job.aresult(PATIENCE))
+        async with app.engine.wakeups([Topic.DONE]) as hints:
+            await await_until(lambda: hints.heard)
+            before = len(looks)
+            async with house.shop.worker():
+                assert await waiting == 2
+            assert len(looks) - before <= 2
+
+
+async def test_where_streams_do_not_pass_the_end_is_found_all_the_same(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nightcrew.engines.remote.EVENTS", "/api/there-is-no-such-thing")
+    async with house.app("enqueue") as app:
+        job = await app.tasks["house.add"].aenqueue(1)
+        waiting = asyncio.create_task(job.aresult(PATIENCE))
+        async with house.shop.worker():
+            assert await waiting == 2
+        async with app.engine.wakeups([Topic.DONE]) as hints:
+            assert not hints.heard
+
+
+def counted_looks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Note each request that looks at jobs."""
+    looks: list[Any] = []
+    look = RemoteEngine.get
+
+    async def noted(self: RemoteEngine, ids: Any) -> Any:
+        looks.append(ids)
+        return await look(self, ids)
+
+    monkeypatch.setattr(RemoteEngine, "get", noted)
+    return looks
+
+
+# acting
+
+
+async def test_a_running_job_is_watched_and_cancelled(house: House) -> None:
+    async with house.app("enqueue") as app, house.shop.worker():
+        job = await app.tasks["house.wait"].aenqueue()
+        await await_until(lambda: half_way(job))
+        assert job.progress_text == "half way"
+        assert [line.text for line in (await job.adetail()).log] == ["waiting"]
+        assert await job.acancel() is Changed.REQUESTED
+        with pytest.raises(JobCancelled):
+            await job.aresult(PATIENCE)
+
+
+async def half_way(job: Any) -> bool:
+    return bool((await job.arefresh()).progress == 0.5)
+
+
+async def test_a_token_sees_and_cancels_only_what_it_enqueued(house: House) -> None:
+    async with house.app("enqueue") as mine, house.app("enqueue") as others, house.app("read") as reader:
+        job = await mine.tasks["house.charge"].aenqueue("4111 1111")
+        with pytest.raises(JobNotFound):
+            await others.aget(job.id)
+        assert await others.acancel(job.id) == [Changed.MISSING]
+        with pytest.raises(NotAllowed, match="takes a token with the scope"):
+            await others.asearch()
+        with pytest.raises(NotAllowed):
+            await mine.aretry(job.id)
+        assert (await mine.aget(job.id)).record.args == b'{"card":"4111 1111"}'
+
+        [seen] = (await reader.asearch(task="house.charge")).jobs
+        assert "4111" not in str(seen.record), "masked for everybody else"
+        assert [stats.ready for stats in (await reader.astats()).queues] == [1]
+        assert await reader.aworkers() == []
+        with pytest.raises(NotAllowed):
+            await reader.acancel(job.id)
+        with pytest.raises(NotAllowed):
+            await reader.tasks["house.add"].aenqueue(1)
+
+
+async def test_an_operator_runs_a_dead_letter_again(house: House) -> None:
+    async with house.app("enqueue", "operate") as app, house.shop.worker():
+        job = await app.tasks["house.fail"].aenqueue("once")
+        assert await job.afinished(PATIENCE) is JobState.FAILED
+        assert await job.aretry() is Changed.DONE
+        assert await job.afinished(PATIENCE) is JobState.FAILED
+        assert len((await job.adetail()).attempts) == 4
+
+
+async def test_what_takes_the_store_itself_is_refused_in_words(house: House) -> None:
+    async with house.app("admin", "enqueue") as app:
+        engine = app.engine
+        refused = [
+            engine.claim(ClaimRequest("w", ("*",), ("add",), 1)),
+            engine.finish([]),
+            engine.report([]),
+            engine.renew(WorkerStatus("w", "here", "boot", 1)),
+            engine.retire("w"),
+            engine.sweep("w"),
+            engine.unused_blobs([]),
+            engine.migrate(),
+            engine.failures(),
+            engine.load("token", ["x"]),
+            engine.save("token", "x", b"{}"),
+            engine.documents("token"),
+            app.blob_store.delete(["x"]),
+        ]
+        for asked in refused:
+            with pytest.raises(NotAllowed, match="cannot"):
+                await asked
+        with pytest.raises(ConfigurationError, match="running jobs takes the database itself"):
+            Worker(app)
+
+
+async def test_what_does_not_fit_is_refused_with_its_own_error(house: House) -> None:
+    async with Nightcrew(await house.url("enqueue")) as app:
+
+        @app.task(name="house.add.to")
+        def unknown() -> None: ...
+
+        with pytest.raises(UnknownTask, match=r"has no task 'house\.add\.to'"):
+            await unknown.aenqueue()
+
+        @app.task(name="house.add")
+        def other(c: int) -> None: ...
+
+        with pytest.raises(ArgumentsError, match=r"args\.a|`a`|unknown field"):
+            await other.aenqueue(1)
+        assert not (await house.shop.app.asearch()).jobs
+
+
+# files
+
+
+async def test_files_go_up_and_come_down(house: House, tmp_path: Path) -> None:
+    async with house.app("enqueue") as app, house.shop.worker():
+        content = b"0123456789" * 300_000
+        big = await app.blobs.aput(stream(content), "deck.pptx")
+        assert (big.size, big.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+        turned = await (await app.tasks["house.turn"].aenqueue(big)).aresult(PATIENCE)
+        assert turned.name == "turned deck.pptx"
+        saved = await app.blobs.asave(turned, tmp_path / "turned")
+        assert await asyncio.to_thread(saved.read_bytes) == content[::-1]
+        part = [chunk async for chunk in app.blobs.aread(turned, 5, 15)]
+        assert b"".join(part) == content[::-1][5:15]
+        rest = [chunk async for chunk in app.blobs.aread(turned, len(content) - 3)]
+        assert b"".join(rest) == b"210"
+
+    async with house.app("enqueue") as other:
+        with pytest.raises(NotAllowed, match="is of no job that was seen here"):
+            await anext(aiter(other.blobs.aread(turned)))
+    async with house.app("read") as reader:
+        assert b"".join([chunk async for chunk in reader.blobs.aread(turned)]) == content[::-1]
+        with pytest.raises(BlobNotFound):
+            await anext(aiter(reader.blobs.aread(missing(turned))))
+
+
+async def stream(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), 100_000):
+        yield content[start : start + 100_000]
+
+
+def missing(blob: Any) -> Any:
+    return type(blob)("0199f3c2-7d1e-4abc-8def-0123456789ab", "gone", 1, "")
+
+
+async def test_a_file_may_be_refused_for_its_size_and_for_its_source(house: House) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield bytes(2_000_000)
+        raise OSError("the stick was pulled out")
+
+    async with house.app("enqueue") as app:
+        with pytest.raises(LimitExceeded, match="larger than the 1,000 bytes"):
+            await app.blobs.aput(bytes(1_001), max_size=1_000)
+        with pytest.raises(LimitExceeded, match="larger than the 2,000,000 bytes"):
+            await app.blobs.aput(stream(bytes(3_000_000)), max_size=2_000_000)
+        with pytest.raises(OSError, match="pulled out"):
+            await app.blobs.aput(broken())
+        assert (await app.blobs.aput(b"whole")).size == 5
+
+
+async def test_arguments_and_results_may_be_large(house: House) -> None:
+    async with house.app("enqueue") as app, house.shop.worker():
+        text = "night crew " * 200_000
+        job = await app.tasks["house.double"].aenqueue(text)
+        assert await job.aresult(PATIENCE) == text * 2
+        assert len((await app.aget(job.id)).record.args) < 1_000
+
+
+async def test_sealed_arguments_pass_through_a_site_that_cannot_read_them(house: House) -> None:
+    key = PrivateKey.new()
+    async with house.app("enqueue", seal=key.public) as app:
+        small = await app.tasks["house.add"].aenqueue(4)
+        large = await app.tasks["house.double"].aenqueue("x" * 200_000)
+        record = (await app.aget(small.id)).record
+        assert is_sealed(record.args)
+        async with Nightcrew(house.shop.app.url, unseal=[key]) as workers:
+            declare(workers)
+            worker = Worker(workers)
+            running = asyncio.create_task(worker.run())
+            assert await small.aresult(PATIENCE) == 5
+            assert await large.aresult(PATIENCE) == "x" * 400_000
+            worker.stop()
+            await running

@@ -80,7 +80,8 @@ async def served(shop: Shop, **settings: Any) -> AsyncIterator[Served]:
     async def tell(site: Site) -> None:
         begun.set_result(site)
 
-    chosen = WebSettings(**{"port": 0, **settings})
+    settings.setdefault("port", 0)
+    chosen = WebSettings(**settings)
     with closing(listen(chosen.host, chosen.port)) as listener:
         serving = asyncio.create_task(serve(shop.app, chosen, listener, stop, tell))
         await asyncio.wait((begun, serving), return_when=asyncio.FIRST_COMPLETED)

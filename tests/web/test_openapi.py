@@ -15,7 +15,7 @@ from schemathesis.core.result import Ok
 from schemathesis.python import asgi
 
 from nightcrew.web.openapi import field_notes, make_document
-from nightcrew.web.views import JobRequest
+from nightcrew.web.requests import JobRequest
 from tests.web.sites import Shop
 
 EXAMPLES = 3

@@ -8,16 +8,15 @@ from starlette.responses import Response
 
 from nightcrew.options import seconds
 from nightcrew.web.desk import Desk
+from nightcrew.web.requests import AuditQuery, TokenRequest
 from nightcrew.web.routes import Route, Visit
 from nightcrew.web.scopes import Scope
 from nightcrew.web.tokens import Token
 from nightcrew.web.views import (
-    AuditQuery,
     EntryList,
     EntryView,
     TokenList,
     TokenMade,
-    TokenRequest,
     TokenView,
     certain,
     json_response,

@@ -12,24 +12,26 @@ from nightcrew.engine import Changed, Filter
 from nightcrew.job import JobRecord, JobState
 from nightcrew.web.desk import Desk
 from nightcrew.web.problems import Refused
+from nightcrew.web.requests import (
+    BatchRequest,
+    FailureQuery,
+    JobLook,
+    JobQuery,
+    JobRequest,
+    LookRequest,
+    Retried,
+)
 from nightcrew.web.routes import Route, Visit
 from nightcrew.web.scopes import Scope
 from nightcrew.web.views import (
     Accepted,
     BatchAccepted,
-    BatchRequest,
     ChangeView,
     DetailView,
     FailureList,
-    FailureQuery,
     JobList,
-    JobLook,
-    JobQuery,
-    JobRequest,
     JobView,
     LookAnswer,
-    LookRequest,
-    Retried,
     Stored,
     detail_view,
     failure_view,

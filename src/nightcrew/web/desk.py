@@ -30,9 +30,9 @@ from nightcrew.storable import find_blobs
 from nightcrew.task import Task
 from nightcrew.web.audit import Audit
 from nightcrew.web.problems import Refused
+from nightcrew.web.requests import JobRequest
 from nightcrew.web.scopes import Scope, Who
 from nightcrew.web.tokens import Token, Tokens
-from nightcrew.web.views import JobRequest
 
 T = TypeVar("T")
 

@@ -22,9 +22,10 @@ from nightcrew.files import clean_name
 from nightcrew.web.desk import Desk
 from nightcrew.web.problems import Refused
 from nightcrew.web.reading import Limits, check_length, read_pieces
+from nightcrew.web.requests import JobId
 from nightcrew.web.routes import Route, Visit
 from nightcrew.web.scopes import Scope
-from nightcrew.web.views import JobId, json_response
+from nightcrew.web.views import json_response
 
 _PLAIN = re.compile(r"[^A-Za-z0-9 ._()+,-]")
 _RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?")

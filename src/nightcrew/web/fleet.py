@@ -11,11 +11,11 @@ from nightcrew.documents import Wish
 from nightcrew.reasons import needs
 from nightcrew.web.desk import Desk
 from nightcrew.web.problems import Refused
+from nightcrew.web.requests import PauseRequest
 from nightcrew.web.routes import Route, Visit
 from nightcrew.web.scopes import Scope
 from nightcrew.web.views import (
     DoneView,
-    PauseRequest,
     QueueList,
     TaskList,
     TaskView,

@@ -155,6 +155,8 @@ def test_an_app_takes_its_keys_from_the_environment(monkeypatch: pytest.MonkeyPa
         ("nul\0", "the file cannot be read"),
         (7, "got int"),
     ],
+    # Not by the keys, which are new each time: all processes of a test run must agree on the names.
+    ids=["private", "short", "long", "no letters", "not ASCII", "two", "no prefix", "nul", "a number"],
 )
 def test_what_is_no_key_is_refused_and_not_said_back(given: Any, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said) as refused:

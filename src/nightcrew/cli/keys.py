@@ -67,7 +67,7 @@ def show(file: Path, as_json: bool) -> None:
     """Print the public keys of the private keys in FILE.
 
     \b
-    Example:
+    Examples:
       nightcrew keys show /etc/shop/worker.key
     """
     with _needing_the_package():

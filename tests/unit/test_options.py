@@ -142,13 +142,14 @@ def test_every_setting_reaches_the_options() -> None:
         "tags": ["a"],
         "run_in": "process",
         "masked": ["password"],
+        "sealed": True,
     }
     options = task_options("other", settings)
     assert options.name == "n"
     assert (options.queue, options.priority, options.retry.attempts) == ("q", 3, 2)
     assert (options.timeout, options.keep_result, options.keep_failed) == (60.0, 86_400.0, 172_800.0)
     assert (options.rerun_if_lost, options.tags, options.run_in) == (False, ("a",), "process")
-    assert options.masked == ("password",)
+    assert (options.masked, options.sealed) == (("password",), True)
     default = TaskOptions(name="other")
     same = [
         f.name for f in dataclasses.fields(options) if getattr(options, f.name) == getattr(default, f.name)

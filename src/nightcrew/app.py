@@ -391,8 +391,8 @@ def _paused(
             raise ConfigurationError(
                 f"expected `{what}` as a text of at most {MAX_REASON} characters, got {text!r}"
             )
-    now = time.time()
     end = _moment(until, "until", 1)
+    now = time.time()  # after it: a pause of 0 seconds is over by now
     if end is not None and end <= now:
         raise ConfigurationError(
             f"expected `until` in the future, got {until!r}; `resume` ends a pause at once"

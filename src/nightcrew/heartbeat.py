@@ -99,6 +99,7 @@ class Heartbeat:
 
     async def _listen(self, engine: Engine) -> None:
         async with engine.wakeups([Topic.CONTROL]) as hints:
+            self._renew_at = time.monotonic()  # what was asked before we listened, nobody has told us
             while True:
                 now = time.monotonic()
                 asked = await hints.wait(min(TICK, max(self._renew_at - now, 0.01)))

@@ -19,6 +19,7 @@ import httpx2
 from nightcrew.app import Nightcrew
 from nightcrew.demo.app import make_app
 from nightcrew.demo.security import Gate, Keys
+from nightcrew.demo.server import site as whole
 from nightcrew.demo.web import Sample
 from nightcrew.worker import Worker
 from tests.waiting import wait_until
@@ -141,6 +142,7 @@ class Site:
         self.sample = Sample(self.app, poll=2.0, max_upload=MAX_UPLOAD)
         self.keys = Keys(data)
         self.gate = Gate(self.sample.site, self.keys, self.sample.pages.refusal)
+        self.whole = whole(self.sample, self.gate)
 
     def client(self, *, signed_in: bool = True, **headers: str) -> httpx2.AsyncClient:
         """A browser or script; an underscore in the name of a header stands for a hyphen."""
@@ -148,7 +150,7 @@ class Site:
         if signed_in:
             headers = {"authorization": f"Bearer {self.keys.token}", **headers}
         return httpx2.AsyncClient(
-            transport=httpx2.ASGITransport(app=self.gate, raise_app_exceptions=False),
+            transport=httpx2.ASGITransport(app=self.whole, raise_app_exceptions=False),
             base_url=HOME,
             headers=headers,
         )

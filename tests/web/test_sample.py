@@ -538,3 +538,36 @@ async def test_names_are_told_as_data(site: Site) -> None:
 
 def headers(site: Site, *, ja: bool = False) -> dict[str, str]:
     return {"authorization": f"Bearer {site.keys.token}", "accept_language": "ja" if ja else "en"}
+
+
+# the operations pages beside it
+
+
+async def test_whoever_is_signed_in_sees_the_operations_pages(site: Site) -> None:
+    async with site.client() as client:
+        made = await take(client, "a.png", picture())
+        led = await client.get("/operations")
+        link = led.headers["location"]
+        assert led.status_code == HTTPStatus.SEE_OTHER
+    async with site.client(signed_in=False) as browser:
+        begun = await browser.get(link)
+        assert begun.status_code == HTTPStatus.SEE_OTHER
+        assert begun.headers["location"] == "/operations/"
+        assert "path=/operations" in begun.headers["set-cookie"].lower()
+        page = await browser.get("/operations/jobs")
+        assert page.status_code == HTTPStatus.OK
+        assert made["id"] in page.text
+        # The session is of these pages alone, and the link works once.
+        assert (await browser.get("/")).status_code == HTTPStatus.UNAUTHORIZED
+    async with site.client(signed_in=False) as other:
+        assert (await other.get(link)).status_code == HTTPStatus.UNAUTHORIZED
+
+
+@pytest.mark.parametrize("path", ["/operations", "/operations/", "/operations/jobs", "/operations/api/jobs"])
+async def test_nobody_else_sees_the_operations_pages(site: Site, path: str) -> None:
+    async with site.client(signed_in=False) as client:
+        answer = await client.get(path)
+        assert answer.status_code == HTTPStatus.UNAUTHORIZED
+        assert "location" not in answer.headers
+        elsewhere = await client.get(path, headers={"host": "evil.example"})
+        assert elsewhere.status_code == HTTPStatus.MISDIRECTED_REQUEST

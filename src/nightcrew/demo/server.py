@@ -17,13 +17,15 @@ from typing import Any
 
 import click
 import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from nightcrew.app import Nightcrew
 from nightcrew.demo import office
 from nightcrew.demo.app import DATA, make_app
 from nightcrew.demo.security import Gate, Keys
 from nightcrew.demo.texts import say
-from nightcrew.demo.web import Sample
+from nightcrew.demo.web import OPERATIONS, Sample
 from nightcrew.errors import ConfigurationError
 from nightcrew.web.addresses import is_loopback
 from nightcrew.worker import Worker
@@ -122,7 +124,7 @@ async def _serve(
 ) -> int:
     server = _Server(
         uvicorn.Config(
-            gate,
+            site(sample, gate),
             http="h11",
             ws="none",
             lifespan="off",
@@ -137,7 +139,10 @@ async def _serve(
         )
     )
     with _signals() as stop:
-        async with app, _working(app, stop) if worker else contextlib.nullcontext() as working:
+        async with (
+            sample.operations.running(),
+            _working(app, stop) if worker else contextlib.nullcontext() as working,
+        ):
             serving = asyncio.create_task(server.serve([listener]))
             _announce(listener, gate, keys, worker=worker, open_browser=open_browser)
             await _any(serving, working, asyncio.create_task(stop.asked()))
@@ -147,6 +152,11 @@ async def _serve(
             await sample.stop()
             await serving
     return 0
+
+
+def site(sample: Sample, gate: Gate) -> Starlette:
+    """The sample behind its gate, and beside it the operations pages behind theirs."""
+    return Starlette(routes=[Mount(OPERATIONS, sample.operations), Mount("/", gate)])
 
 
 async def _any(*tasks: asyncio.Task[Any] | None) -> None:

@@ -36,6 +36,7 @@ from nightcrew.errors import (
     StorageFull,
 )
 from nightcrew.task import Call
+from nightcrew.web.site import make_site
 
 log = logging.getLogger("nightcrew.demo")
 
@@ -43,6 +44,8 @@ MAX_FILES = 20
 """Files that one form may bring, and one page follow."""
 MAX_UPLOADS = 8
 """Uploads under way at once."""
+OPERATIONS = "/operations"
+"""Where the operations pages are; they have a gate of their own."""
 
 _PHRASES = {HTTPStatus.NOT_FOUND: "said.no-page", HTTPStatus.METHOD_NOT_ALLOWED: "said.no-method"}
 _PLAIN = re.compile(r"[^A-Za-z0-9 ._()+,-]")
@@ -61,6 +64,7 @@ class Sample:
         self._uploads = 0
         self._shelf = Shelf(app)
         self._watch = Watch(app, self._shelf)
+        self.operations = make_site(app)
         self.pages = Pages()
         self.site = Starlette(
             routes=[
@@ -69,6 +73,7 @@ class Sample:
                 Route("/", self._upload, methods=["POST"]),
                 Route("/Upload", self._upload, methods=["POST"]),
                 Route("/Progress", self._progress_page, methods=["GET"]),
+                Route(OPERATIONS, self._to_operations, methods=["GET"]),
                 Route("/api/files", self._take_file, methods=["POST"]),
                 Route("/api/status/{job_id}", self._status, methods=["GET"]),
                 Route("/api/events", self._events, methods=["GET"]),
@@ -84,9 +89,15 @@ class Sample:
 
     async def stop(self) -> None:
         """Let those go who follow a page: the server is going away."""
+        self.operations.stop()
         await self._watch.stop()
 
     # pages
+
+    async def _to_operations(self, request: Request) -> Response:  # noqa: ARG002
+        """Whoever is signed in here may see the operations pages: a link, used up at once, signs in there too."""
+        link = await self.operations.new_link("sample")
+        return RedirectResponse(OPERATIONS + link, HTTPStatus.SEE_OTHER)
 
     async def _upload_page(self, request: Request) -> Response:
         return await self._form(request)

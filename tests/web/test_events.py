@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 import httpx2
 import pytest
 
+from tests.servers.proxy import Proxy
+from tests.story.desks import plain_url
 from tests.waiting import await_until
 from tests.web.sites import Shop
 from tests.web.streams import Served, all_events, events, rest_of_a_stream, served
@@ -103,6 +105,30 @@ async def test_pages_are_told_that_something_changed(shop: Shop, client: httpx2.
             async for event in stream:
                 if "done" in event.data["topics"]:
                     break
+
+
+@pytest.mark.postgres
+async def test_streams_outlast_a_store_that_is_away_for_a_while(postgres_url: str) -> None:
+    direct = Shop(postgres_url)
+    with Proxy(plain_url(postgres_url)) as proxy:
+        shop = Shop(proxy.url(postgres_url))
+        async with (
+            direct.app,
+            shop.app,
+            served(shop) as site,
+            site.client(await direct.token("read")) as client,
+        ):
+            job = await direct.app.tasks["shop.count"].aenqueue(1)
+            async with client.stream("GET", f"/api/jobs/{job.id}/events") as answer:
+                stream = events(answer)
+                assert (await anext(stream)).name == "job"
+                proxy.refuses = True
+                proxy.reset()
+                assert (await client.get("/readyz")).status_code == 503
+                async with direct.worker():
+                    await job.afinished(20)
+                proxy.refuses = False
+                assert [event.name async for event in stream][-1] == "end"
 
 
 @pytest.mark.engine("sqlite")

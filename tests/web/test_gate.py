@@ -657,6 +657,17 @@ async def test_a_site_of_another_store_has_another_cookie(shop: Shop) -> None:
     assert len(names) == 2
 
 
+async def test_who_signs_in_and_out_is_written_down(shop: Shop) -> None:
+    async with shop.client(origin=HOME) as browser:
+        await browser.get(await shop.site.new_link("night shift"))
+        await browser.post("/session/end")
+    entries, _ = await shop.site.desk.audit.page()
+    assert [(entry.act, entry.who, entry.address) for entry in entries] == [
+        ("sign out", "night shift", "127.0.0.1"),
+        ("sign in", "night shift", "127.0.0.1"),
+    ]
+
+
 async def test_no_secret_comes_into_the_log(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     secret = await shop.token("admin")

@@ -147,6 +147,10 @@ class Gate:
         proxy = self._rules.proxy
         return proxy is not None and proxy.is_trusted(connection)
 
+    def address_of(self, connection: HTTPConnection) -> str:
+        """Where it came from, as far as that can be known."""
+        return client_address(connection, self._rules.proxy)
+
     async def _answer(
         self, request: Request, route: Route | None, is_path: bool, params: dict[str, str]
     ) -> Response:
@@ -228,7 +232,7 @@ class Gate:
         who = await self._tokens.who(secret)
         if who is None:
             return NOBODY
-        return msgspec.structs.replace(who, address=client_address(request, self._rules.proxy))
+        return msgspec.structs.replace(who, address=self.address_of(request))
 
     def _check_right(self, route: Route, who: Who) -> None:
         if route.scope is Right.PUBLIC or route.scope in who.scopes:

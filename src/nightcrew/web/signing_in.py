@@ -6,6 +6,7 @@ import urllib.parse
 from collections.abc import Callable
 from http import HTTPStatus
 
+import msgspec
 from msgspec import Struct
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
@@ -84,14 +85,14 @@ class Door:
                 return RedirectResponse(start, HTTPStatus.SEE_OTHER)
             raise _not_in("This link has been used already, or is too old. It works once.")
         if visit.request.headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
-            return self._begin(visit, secret, RedirectResponse(start, HTTPStatus.SEE_OTHER))
+            return await self._begin(visit, secret, RedirectResponse(start, HTTPStatus.SEE_OTHER))
         # Clicked in another page: a strict cookie would not come along on a redirect from there, but it does
         # when a page of ours goes on.
         page = (
             f'<!doctype html><title>Nightcrew</title><meta http-equiv="refresh" content="0; url={start}">'
             f'<a href="{start}">Go on</a>'
         )
-        return self._begin(visit, secret, HTMLResponse(page))
+        return await self._begin(visit, secret, HTMLResponse(page))
 
     async def sign_in(self, visit: Visit) -> Response:
         """Begin a session with a token, sent as the form field `token`."""
@@ -102,19 +103,26 @@ class Door:
         secret = await self._desk.tokens.begin_session(given[0].strip())
         if secret is None:
             raise _not_in("This is no token, or not any more.")
-        return self._begin(visit, secret, RedirectResponse(visit.url("/"), HTTPStatus.SEE_OTHER))
+        response = RedirectResponse(visit.url("/"), HTTPStatus.SEE_OTHER)
+        return await self._begin(visit, secret, response)
 
     async def sign_out(self, visit: Visit) -> Response:
         """End the session of this browser."""
         gate = self._gate()
         secret = gate.session_of(visit.request)
         if secret is not None:
+            if visit.who.kind == "session":
+                await self._desk.audit.record(visit.who, "sign out")
             await self._desk.tokens.end_session(secret)
         response = RedirectResponse(visit.url(PATH), HTTPStatus.SEE_OTHER)
         gate.set_cookie(visit.request, response, "", 0)
         return response
 
-    def _begin(self, visit: Visit, secret: str, response: Response) -> Response:
+    async def _begin(self, visit: Visit, secret: str, response: Response) -> Response:
+        who = await self._desk.tokens.who(secret)
+        if who is not None:
+            who = msgspec.structs.replace(who, address=self._gate().address_of(visit.request))
+            await self._desk.audit.record(who, "sign in")
         self._gate().set_cookie(visit.request, response, secret, SESSION_SECONDS)
         return response
 

@@ -15,9 +15,10 @@ import httpx2
 import psutil
 import pytest
 
-from nightcrew.demo import server
-from nightcrew.demo.server import listen, run_demo
+from nightcrew.demo.server import run_demo
 from nightcrew.errors import ConfigurationError
+from nightcrew.web import serving
+from nightcrew.web.serving import listen
 from tests.waiting import wait_until
 from tests.web.decks import picture
 from tests.web.running import Demo, ended, send, status
@@ -57,7 +58,7 @@ def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         port = first.getsockname()[1]
         with pytest.raises(ConfigurationError, match=rf"127.0.0.1:{port}.*--port"):
             listen("127.0.0.1", port)
-        monkeypatch.setattr(server, "PORT", port)
+        monkeypatch.setattr(serving, "PORT", port)
         with listen("127.0.0.1", None) as second:
             assert port < second.getsockname()[1] < port + 20
 

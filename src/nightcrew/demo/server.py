@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import signal
@@ -28,13 +27,11 @@ from nightcrew.demo.texts import say
 from nightcrew.demo.web import OPERATIONS, Sample
 from nightcrew.errors import ConfigurationError
 from nightcrew.web.addresses import is_loopback
+from nightcrew.web.serving import PORT, EmbeddedServer, Patient, listen
 from nightcrew.worker import Worker
 
-PORT = 8000
 MAX_UPLOAD = 256_000_000
 """Bytes of one uploaded file."""
-_TRIES = 20
-_BACKLOG = 128
 
 log = logging.getLogger("nightcrew.demo")
 
@@ -90,28 +87,6 @@ def run_demo(
             )
 
 
-def listen(host: str, port: int | None) -> socket.socket:
-    """A listening socket: on `port`, on any free one for 0, on 8000 or one of the next for None."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for candidate in range(PORT, PORT + _TRIES) if port is None else (port,):
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            if os.name == "posix":
-                # A restart must not wait until the last connections of before are forgotten.
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((host, candidate))
-            listener.listen(_BACKLOG)
-            return listener
-        except OSError as error:
-            listener.close()
-            if port is not None or error.errno != errno.EADDRINUSE:
-                raise ConfigurationError(
-                    f"cannot listen on {host}:{candidate}: {error.strerror}; choose another port with --port, "
-                    "0 for any free one"
-                ) from error
-    raise ConfigurationError(f"ports {PORT} to {PORT + _TRIES - 1} are all in use; choose one with --port")
-
-
 async def _serve(
     app: Nightcrew,
     sample: Sample,
@@ -122,10 +97,10 @@ async def _serve(
     worker: bool,
     open_browser: bool,
 ) -> int:
-    server = _Server(
+    server = EmbeddedServer(
         uvicorn.Config(
             site(sample, gate),
-            http="h11",
+            http=Patient,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -191,14 +166,6 @@ async def _working(app: Nightcrew, stop: _Stop) -> AsyncIterator[asyncio.Task[No
     finally:
         worker.stop()
         await running
-
-
-class _Server(uvicorn.Server):
-    """A server that leaves signals to us: the worker must stop after it, in order."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class _Stop:

@@ -154,7 +154,7 @@ async def serve(
     raise_file_limit(settings.connections + _FILES_BESIDE)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # whoever serves says what there is to say
     site = make(app, settings)
-    server = _Server(_config(site, settings))
+    server = EmbeddedServer(_config(site, settings))
     try:
         server.config.load()
     except (OSError, ssl.SSLError) as error:
@@ -244,7 +244,7 @@ def _config(site: Site, settings: WebSettings) -> uvicorn.Config:
     )
 
 
-class _Server(uvicorn.Server):
+class EmbeddedServer(uvicorn.Server):
     """A server that leaves signals to us: the worker must stop after it, in order."""
 
     @contextmanager

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 import apsw
+import psutil
 import pytest
 
 from nightcrew.engine import Topic
@@ -17,7 +18,7 @@ from nightcrew.engines import sqlite_upkeep
 from nightcrew.engines.sqlite import SqliteEngine
 from nightcrew.engines.sqlite_file import APPLICATION_ID
 from nightcrew.engines.sqlite_writer import wake_folder
-from nightcrew.errors import EngineError
+from nightcrew.errors import EngineError, SchemaError
 from nightcrew.job import Outcome
 from nightcrew.policy import decide
 from nightcrew.testing.conformance import EngineSuite, ManualClock, Store
@@ -139,6 +140,20 @@ async def test_a_file_of_before_is_brought_up_to_date_by_opening_it(tmp_path: Pa
         assert (await hand.engine.migrate())[0] == "sqlite_0002_documents"
         assert await hand.engine.save("queue", "mail", b"{}")
         await hand.applied(won(await hand.one()))
+
+
+async def test_a_file_that_is_refused_is_let_go(tmp_path: Path) -> None:
+    """Also when a newer one has written it: a program that asks again and again must not run out of files."""
+    path = tmp_path / "jobs.db"
+    db = apsw.Connection(str(path))
+    db.pragma("application_id", APPLICATION_ID)
+    db.pragma("user_version", 99)
+    db.close()
+    for _ in range(2):
+        with pytest.raises(SchemaError, match="newer"):
+            await SqliteEngine(path).open()
+    held = [file.path for file in psutil.Process().open_files()]
+    assert not [name for name in held if name.startswith(str(path))]
 
 
 async def test_closing_cut_short_lets_all_go(tmp_path: Path) -> None:

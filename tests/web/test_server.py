@@ -83,8 +83,10 @@ def test_from_start_to_stop(tmp_path: Path) -> None:
         with demo.client() as client:
             job = send(client, "photo.png", picture())
             assert ended(client, job)["status"] == "ok"
+        wait_until(lambda: demo.output.count("Queue is empty") == 2)  # before the job, and after it
         assert demo.stop() == 0
     assert "Worker service was started" in demo.output
+    assert "Job was processed" in demo.output.partition("Queue is empty")[2].partition("Queue is empty")[0]
     assert "Exiting..." in demo.output
     link = demo.link.partition("token=")[2]
     assert demo.output.count(link) == 1, "the link is printed, never logged"

@@ -25,13 +25,15 @@ from nightcrew.demo.app import DATA, make_app
 from nightcrew.demo.security import Gate, Keys
 from nightcrew.demo.texts import say
 from nightcrew.demo.web import OPERATIONS, Sample
-from nightcrew.errors import ConfigurationError
+from nightcrew.engine import Topic
+from nightcrew.errors import ConfigurationError, EngineError
 from nightcrew.web.addresses import is_loopback
 from nightcrew.web.serving import PORT, EmbeddedServer, Patient, listen
 from nightcrew.worker import Worker
 
 MAX_UPLOAD = 256_000_000
 """Bytes of one uploaded file."""
+_PAUSE_SECONDS = 0.2
 
 log = logging.getLogger("nightcrew.demo")
 
@@ -160,12 +162,30 @@ async def _working(app: Nightcrew, stop: _Stop) -> AsyncIterator[asyncio.Task[No
     worker = Worker(app, concurrency=cores, threads=cores)
     running = asyncio.create_task(worker.run())
     log.info("Worker service was started")
+    telling = asyncio.create_task(_tell_when_empty(app))
     stop.then(worker.stop)
     try:
         yield running
     finally:
+        telling.cancel()
         worker.stop()
         await running
+
+
+async def _tell_when_empty(app: Nightcrew) -> None:
+    """Say so at the start, and after each job that was the last for now (ASP-022)."""
+    while True:
+        try:
+            async with app.engine.wakeups((Topic.DONE,)) as hints:
+                while True:
+                    stats = await app.astats()
+                    if not stats.running and not any(part.ready for part in stats.queues):
+                        log.info("Queue is empty")
+                    while not await hints.wait(60.0):
+                        pass
+                    await asyncio.sleep(_PAUSE_SECONDS)  # one look for what ends together
+        except EngineError:  # what is wrong with the store, the worker tells
+            await asyncio.sleep(1.0)
 
 
 class _Stop:

@@ -491,7 +491,11 @@ class SqliteEngine:
         check_place(self._path)
         try:
             writer = Writer(self._path, self._run_group)
-            self._steps += migrate(writer.db, self._path)
+            try:
+                self._steps += migrate(writer.db, self._path)
+            except BaseException:
+                writer.close()
+                raise
         except (apsw.Error, OSError) as error:
             raise engine_error(error, self._path) from error
         writer.on_rollback(self._lanes.forget)

@@ -328,11 +328,12 @@ class Writer:
         return call.answer
 
     def close(self) -> None:
-        """Write what was accepted, then end the thread and let the file go."""
+        """Write what was accepted, then end the thread, if it has begun, and let the file go."""
         with self._gate:
             self._closing = True
             self._calls.put(None)
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         self._lock.close()
         self.bell.close()
         self._connection.close()

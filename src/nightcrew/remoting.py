@@ -35,6 +35,8 @@ _UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{1
 Name = Annotated[str, Meta(pattern=_NAME)]
 Uuid = Annotated[str, Meta(pattern=_UUID)]
 Seconds = Annotated[float, Meta(ge=0, le=3_200_000_000)]
+Moment = Annotated[float, Meta(ge=0, le=253_402_300_799)]
+"""Unix seconds, up to the year 9999."""
 Tag = Annotated[str, Meta(min_length=1, max_length=200)]
 TraceValue = Annotated[str, Meta(max_length=512)]
 
@@ -61,7 +63,7 @@ class SentJob(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
     args: Raw
     """JSON: an object of arguments, or where they are, or sealed."""
     priority: Annotated[int, Meta(ge=-100, le=100)] = 0
-    run_at: Seconds | None = None
+    run_at: Moment | None = None
     delay: Seconds | None = None
     max_attempts: Annotated[int, Meta(ge=1, le=1_000_000)] = 5
     rerun_if_lost: bool = True

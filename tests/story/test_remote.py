@@ -8,7 +8,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
+from click.testing import CliRunner
+from msgspec import Raw
+from msgspec.json import encode
+from msgspec.structs import replace
 
 from nightcrew import (
     ArgumentsError,
@@ -22,13 +27,20 @@ from nightcrew import (
     LimitExceeded,
     Nightcrew,
     NotAllowed,
+    Retry,
+    Tasks,
     UnknownTask,
     Worker,
 )
+from nightcrew.cli.main import main
+from nightcrew.client import new_id
 from nightcrew.engine import ClaimRequest, Topic, WorkerStatus
 from nightcrew.engines.remote import RemoteEngine
+from nightcrew.job import Extras, NewJob, RetryRule
+from nightcrew.remoting import JOBS, SentJob, StoreRequest
 from nightcrew.seal import is_sealed
 from nightcrew.sealing import PrivateKey
+from nightcrew.web import Scope, make_site
 from tests.story.houses import House, declare, open_house
 from tests.story.working import PATIENCE
 from tests.waiting import await_until
@@ -164,6 +176,10 @@ async def test_a_token_sees_and_cancels_only_what_it_enqueued(house: House) -> N
         with pytest.raises(NotAllowed):
             await mine.aretry(job.id)
         assert (await mine.aget(job.id)).record.args == b'{"card":"4111 1111"}'
+        assert await others.engine.detail(job.id) is None
+        async with house.app("read", "enqueue") as looking:
+            with pytest.raises(NotAllowed, match="enqueued by somebody else"):
+                await looking.acancel(job.id)
 
         [seen] = (await reader.asearch(task="house.charge")).jobs
         assert "4111" not in str(seen.record), "masked for everybody else"
@@ -299,3 +315,141 @@ async def test_sealed_arguments_pass_through_a_site_that_cannot_read_them(house:
             assert await large.aresult(PATIENCE) == "x" * 400_000
             worker.stop()
             await running
+
+
+async def test_a_site_seals_for_an_app_that_cannot(house: House) -> None:
+    """The key may be with the site alone: then it reads what passes, and the store does not."""
+    key = PrivateKey.new()
+    secrets = Tasks()
+
+    @secrets.task(name="house.secret", sealed=True)
+    async def secret(text: str) -> int:
+        return len(text)
+
+    shop = Nightcrew(house.shop.app.url, seal=key.public)
+    for app in (house.shop.app, shop):
+        app.include(secrets)
+    site = make_site(shop)
+    async with shop:
+        token, _ = await site.desk.tokens.create("sealing", [Scope.ENQUEUE])
+        async with httpx2.AsyncClient(
+            transport=httpx2.ASGITransport(app=site),
+            base_url="http://127.0.0.1:8000",
+            headers={"authorization": f"Bearer {token}"},
+        ) as client:
+            long = (await client.post("/api/blobs", content=b'{"text":"' + b"x" * 100_000 + b'"}')).json()
+            spilled = SentJob(
+                new_id(), "house.secret", "default", Raw(encode({"$blob": long})), blobs=(long["id"],)
+            )
+            plain = SentJob(new_id(), "house.secret", "default", Raw(b'{"text":"abc"}'))
+            answer = await client.post(
+                JOBS,
+                content=encode(StoreRequest([spilled, plain])),
+                headers={"content-type": "application/json"},
+            )
+            assert answer.json() == {"done": ["created", "created"]}
+        found = [await shop.aget(job.id) for job in (spilled, plain)]
+        assert is_sealed(found[1].record.args)
+        assert found[0].record.args.startswith(b'{"$blob"')
+    async with house.app("enqueue") as app:
+        with pytest.raises(ArgumentsError, match="takes sealed arguments only"):
+            await app.engine.enqueue([NewJob(new_id(), "house.secret", "default", b'{"text":"abc"}')])
+    async with Nightcrew(house.shop.app.url, unseal=[key]) as workers:
+        workers.include(secrets)
+        worker = Worker(workers)
+        running = asyncio.create_task(worker.run())
+        assert [await (await workers.aget(job.id)).aresult(PATIENCE) for job in (spilled, plain)] == [
+            100_000,
+            3,
+        ]
+        worker.stop()
+        await running
+
+
+# the same, in every part
+
+
+async def test_whatever_a_job_carries_arrives(house: House) -> None:
+    rule = Retry(
+        attempts=7, delay="3s", factor=2, max_delay="1h", jitter=0.5, on=OSError, never_on=KeyError
+    ).rule
+    extras = Extras(
+        timeout=12.5,
+        retry=rule,
+        keep_result=99.0,
+        tags=("red", "größe"),
+        correlation_id="order\u202e 7",
+        trace={"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"},
+        masked=("card",),
+    )
+    sent = NewJob(
+        id=new_id(),
+        task="house.add",
+        queue="mail.fast",
+        args=b'{"a":1}',
+        priority=-7,
+        run_at=4_000_000_000.25,
+        max_attempts=7,
+        rerun_if_lost=False,
+        extras=extras,
+    )
+    async with house.app("enqueue") as app:
+        await app.engine.enqueue([sent])
+        await app.engine.enqueue([replace(sent, id=(late := new_id()), run_at=None, delay=1_000.0)])
+        seen, _ = [record for record in await app.engine.get([sent.id, late]) if record is not None]
+    kept, later = [
+        record for record in await house.shop.app.engine.get([sent.id, late]) if record is not None
+    ]
+    assert (kept.queue, kept.args, kept.priority, kept.due_at) == (sent.queue, sent.args, -7, sent.run_at)
+    assert (kept.max_attempts, kept.rerun_if_lost) == (7, False)
+    assert replace(kept.extras, origin=None) == extras
+    assert later.due_at - later.created_at == pytest.approx(1_000, abs=5)
+    # To its owner nothing is masked, which is all that differs.
+    assert replace(seen, extras=kept.extras) == kept
+
+
+async def test_a_rule_out_of_bounds_is_refused(house: House) -> None:
+    async with house.app("enqueue") as app:
+        for wrong in (
+            RetryRule(factor=1e300),
+            RetryRule(jitter=-5),
+            RetryRule(delay=-1),
+            RetryRule(on=("x",) * 101),
+        ):
+            job = NewJob(new_id(), "house.add", "default", b'{"a":1}', extras=Extras(retry=wrong))
+            with pytest.raises(ConfigurationError, match="expected"):
+                await app.engine.enqueue([job])
+
+
+async def test_one_loop_after_another_may_use_the_same_app(house: House) -> None:
+    url = await house.url("enqueue")
+
+    def loops() -> list[int]:
+        app = Nightcrew(url)
+        declare(app)
+
+        async def once(number: int) -> int:
+            return await (await app.tasks["house.add"].aenqueue(number)).aresult(PATIENCE)  # type: ignore[no-any-return]
+
+        results = [asyncio.run(once(number)) for number in range(3)]
+        app.close()
+        return results
+
+    async with house.shop.worker():
+        assert await asyncio.to_thread(loops) == [1, 2, 3]
+
+
+async def test_the_command_line_comes_in_by_the_same_door(house: House) -> None:
+    url = await house.url("enqueue", "read")
+    async with house.app("enqueue") as app, house.shop.worker():
+        job = await app.tasks["house.double"].aenqueue("x" * 100_000)
+        await job.afinished(PATIENCE)
+    ended = {}
+    for command in (["jobs", "list"], ["jobs", "show", job.id, "--full"], ["queues"]):
+        ended[command[-1]] = await asyncio.to_thread(CliRunner().invoke, main, [*command, "--url", url])
+    assert [one.exit_code for one in ended.values()] == [0, 0, 0], [one.output for one in ended.values()]
+    assert job.id in ended["list"].stdout
+    assert "x" * 1_000 in ended["--full"].stdout
+    refused = await asyncio.to_thread(CliRunner().invoke, main, ["migrate", "--url", url])
+    assert refused.exit_code == 3
+    assert "cannot migrate a store" in refused.stderr

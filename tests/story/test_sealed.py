@@ -40,7 +40,11 @@ class Tiers:
         def charge(card: str) -> str:
             return card[-4:]
 
-        self.pay, self.charge = pay, charge
+        @web.task(name="keep", sealed=True)
+        async def keep(card: str) -> str:
+            return card[-4:]
+
+        self.pay, self.charge, self.keep = pay, charge, keep
         web.command("length", ["expr", "length", "{text}"])
         workers.include(web)
         # The last app told is the one that enqueues; the web tier's is meant here.
@@ -98,7 +102,9 @@ async def test_a_sealed_task_refuses_to_be_enqueued_without_a_key(tiers: Tiers) 
 
 
 async def test_a_sealed_task_refuses_to_be_run_without_a_key(tiers: Tiers) -> None:
-    with pytest.raises(ConfigurationError, match="expected a private key for the sealed arguments of charge"):
+    with pytest.raises(
+        ConfigurationError, match="expected a private key for the sealed arguments of charge, keep"
+    ):
         Worker(tiers.web)
 
 
@@ -114,11 +120,11 @@ async def test_jobs_of_before_still_run(tiers: Tiers) -> None:
         assert await (await tiers.web.aget(old.id)).aresult(PATIENCE) == "1111"
 
 
-@pytest.mark.parametrize("task", ["pay", "charge"], ids=["loop", "thread"])
+@pytest.mark.parametrize("task", ["pay", "charge", "keep"])
 @pytest.mark.parametrize("how", ["swapped", "downgraded", "foreign", "garbled"])
 async def test_what_was_tampered_with_fails_alone_and_for_good(tiers: Tiers, task: str, how: str) -> None:
     """Whoever writes to the store can break a job, and cannot make it run with what another job was given."""
-    declared = {"pay": tiers.pay, "charge": tiers.charge}[task]
+    declared = {"pay": tiers.pay, "charge": tiers.charge, "keep": tiers.keep}[task]
     theirs, good = await declared.aenqueue(CARD), await declared.aenqueue("4242 4242")
     forged = msgspec.structs.replace(declared.call("0").new_job(), id=new_id())
     match how:
@@ -126,7 +132,7 @@ async def test_what_was_tampered_with_fails_alone_and_for_good(tiers: Tiers, tas
             forged = msgspec.structs.replace(forged, args=(await stored(tiers.web, theirs.id)).args)
             said = "not for this job, or were changed since"
         case "downgraded":
-            said = "they are not sealed, and charge takes no others"
+            said = f"they are not sealed, and {task} takes no others"
         case "foreign":
             keys = Nightcrew(tiers.web.url, seal=FOREIGN.public).client.keys
             assert keys is not None

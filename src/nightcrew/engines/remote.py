@@ -244,9 +244,6 @@ class RemoteEngine:
     async def unused_blobs(self, blobs: Sequence[str]) -> list[str]:  # noqa: ARG002
         self._refuse("look for unused files")
 
-    async def failures(self, since: float = 0.0, limit: int = 50) -> list[FailureGroup]:  # noqa: ARG002
-        self._refuse("group failures")
-
     async def load(self, kind: str, keys: Sequence[str]) -> list[Document | None]:  # noqa: ARG002
         self._refuse(f"read documents ({kind})")
 

@@ -10,8 +10,7 @@ import asyncio
 import os
 import random
 import time
-import weakref
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -83,18 +82,16 @@ class Link:
         """What the token may do, once the site has said so."""
         self._patience = patience
         self._pid = os.getpid()
-        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx2.AsyncClient] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._clients: dict[asyncio.AbstractEventLoop, tuple[httpx2.AsyncClient, AsyncGenerator[None]]] = {}
 
     def __repr__(self) -> str:
         return f"<Link {self.base}>"
 
     async def close(self) -> None:
         """Let the connections of this loop go; a later request makes new ones."""
-        client = self._clients.pop(asyncio.get_running_loop(), None)
-        if client is not None and self._pid == os.getpid():
-            await client.aclose()
+        there = self._clients.get(asyncio.get_running_loop())
+        if there is not None and self._pid == os.getpid():
+            await there[1].aclose()
 
     async def ask(
         self,
@@ -151,7 +148,8 @@ class Link:
         content: bytes | AsyncIterator[bytes] | None,
     ) -> httpx2.Response | httpx2.TransportError:
         try:
-            return await self._client().request(
+            client = await self._client()
+            return await client.request(
                 method, path, params=params, headers={**headers, **self._authorization()}, content=content
             )
         except httpx2.TransportError as error:
@@ -174,7 +172,7 @@ class Link:
             said["Content-Type"] = "application/json"
 
         async def send() -> httpx2.Response:
-            client = self._client()
+            client = await self._client()
             headers = said | self._authorization()
             request = client.build_request(
                 method, path, content=content, params=params, headers=headers, timeout=STREAM_TIMEOUT
@@ -234,14 +232,14 @@ class Link:
 
     # connections
 
-    def _client(self) -> httpx2.AsyncClient:
+    async def _client(self) -> httpx2.AsyncClient:
         loop = asyncio.get_running_loop()
         if self._pid != os.getpid():
             # A forked child: these sockets are its parent's.
             self._pid = os.getpid()
-            self._clients = weakref.WeakKeyDictionary()
-        client = self._clients.get(loop)
-        if client is None or client.is_closed:
+            self._clients = {}
+        there = self._clients.get(loop)
+        if there is None:
             client = httpx2.AsyncClient(
                 base_url=self.base,
                 timeout=TIMEOUT,
@@ -249,8 +247,20 @@ class Link:
                 follow_redirects=False,
                 headers={"User-Agent": "nightcrew", "Accept": "application/json"},
             )
-            self._clients[loop] = client
-        return client
+            keeping = self._keep(loop, client)
+            there = self._clients[loop] = (client, keeping)
+            await anext(keeping)
+        return there[0]
+
+    async def _keep(
+        self, loop: asyncio.AbstractEventLoop, client: httpx2.AsyncClient
+    ) -> AsyncGenerator[None]:
+        """Close a client with its loop, which ends generators like this, if nobody has closed it before."""
+        try:
+            yield
+        finally:
+            del self._clients[loop]
+            await client.aclose()
 
     # answers
 

@@ -39,6 +39,7 @@ from nightcrew.remoting import (
     StoreAnswer,
     StoreRequest,
 )
+from nightcrew.seal import is_sealed
 from nightcrew.storable import find_blobs
 from nightcrew.web.desk import Desk, is_own, origin_of, sees
 from nightcrew.web.events import COME_BACK, EventStream, beats, frame
@@ -93,7 +94,7 @@ class Remote:
     async def store(self, visit: Visit) -> Response:
         """Store jobs as a remote app made them, all or none; durable when this answers."""
         asked: StoreRequest = visit.body
-        jobs = [self._new_job(visit, sent) for sent in asked.jobs]
+        jobs = [await self._new_job(visit, sent) for sent in asked.jobs]
         client = self._desk.app.client
         existing = await client.hop(client.store, jobs)
         for new, there in zip(jobs, existing, strict=True):
@@ -107,7 +108,7 @@ class Remote:
         done = [Enqueued.CREATED if there is None else Enqueued.EXISTING for there in existing]
         return json_response(StoreAnswer(done))
 
-    def _new_job(self, visit: Visit, sent: SentJob) -> NewJob:
+    async def _new_job(self, visit: Visit, sent: SentJob) -> NewJob:
         if sent.codec != CODEC:
             raise ArgumentsError(
                 f"job {sent.id} is written in version {sent.codec} of the stored form, and this site knows {CODEC}; "
@@ -121,6 +122,15 @@ class Remote:
         args, blobs = bytes(sent.args), sent.blobs
         if not args.startswith(b"{"):
             raise ArgumentsError(f"expected the arguments of job {sent.id} as a JSON object by name")
+        if not is_sealed(args):
+            if self._desk.app.client.can_seal:
+                # Here they are sealed, so they must be whole: what would be sealed else is where they are.
+                args = await self._desk.whole(args)
+            elif task is not None and task.options.sealed:
+                raise ArgumentsError(
+                    f"task {sent.task} takes sealed arguments only, and those of job {sent.id} are not; give the remote "
+                    "app or the site a key (NIGHTCREW_SEAL)"
+                )
         if task is not None and not is_wrapped(args):
             # What only workers can read, or is in the blob store, they check when they run it.
             blobs = find_blobs(task.signature.decode(args))
@@ -200,7 +210,14 @@ class Remote:
                     f"This takes a token with the scope {Scope.OPERATE}.",
                     asked.verb.value,
                 )
-            found = [job if job is not None and is_own(visit.who, job) else None for job in found]
+            for job in found:
+                if job is not None and not is_own(visit.who, job):
+                    raise Refused(
+                        HTTPStatus.FORBIDDEN,
+                        "This job was enqueued by somebody else.",
+                        job.id,
+                        f"Cancel it with a token that has the scope {Scope.OPERATE}.",
+                    )
         ids = [job.id for job in found if job is not None]
         changed = iter(await self._desk.change(visit.who, ids, asked.verb) if ids else ())
         return json_response(

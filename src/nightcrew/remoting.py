@@ -26,6 +26,7 @@ CHANGES = "/api/remote/changes"
 SEARCHES = "/api/remote/searches"
 STATS = "/api/remote/stats"
 WORKERS = "/api/remote/workers"
+FAILURES = "/api/remote/failures"
 EVENTS = "/api/remote/events"
 BLOBS = "/api/blobs"
 
@@ -127,6 +128,13 @@ class SearchRequest(Struct, frozen=True, forbid_unknown_fields=True):
     where: Filter = Filter()
     limit: Annotated[int, Meta(ge=1, le=500)] = 50
     after: Annotated[str, Meta(min_length=1, max_length=500)] | None = None
+
+
+class FailuresRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which failures to group."""
+
+    since: Moment = 0.0
+    limit: Annotated[int, Meta(ge=1, le=MAX_IDS)] = 50
 
 
 class DoneEvent(Struct, frozen=True):

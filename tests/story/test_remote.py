@@ -20,6 +20,7 @@ from nightcrew import (
     BlobNotFound,
     Changed,
     ConfigurationError,
+    EngineError,
     JobCancelled,
     JobFailed,
     JobNotFound,
@@ -198,6 +199,11 @@ async def test_an_operator_runs_a_dead_letter_again(house: House) -> None:
         assert await job.aretry() is Changed.DONE
         assert await job.afinished(PATIENCE) is JobState.FAILED
         assert len((await job.adetail()).attempts) == 4
+        [group] = await app.engine.failures()
+        assert (group.task, group.count, group.job_id, group.message) == ("house.fail", 1, job.id, "once")
+        assert await app.engine.failures(since=group.last_at + 1) == []
+        with pytest.raises(EngineError, match="`limit`"):
+            await app.engine.failures(limit=501)
 
 
 async def test_what_takes_the_store_itself_is_refused_in_words(house: House) -> None:
@@ -212,7 +218,6 @@ async def test_what_takes_the_store_itself_is_refused_in_words(house: House) -> 
             engine.sweep("w"),
             engine.unused_blobs([]),
             engine.migrate(),
-            engine.failures(),
             engine.load("token", ["x"]),
             engine.save("token", "x", b"{}"),
             engine.documents("token"),

@@ -72,6 +72,7 @@ MAY = {
     "GET /api/remote/jobs/{id}": OWNERS,
     "POST /api/remote/changes": OPERATORS | {"enqueue"},
     "POST /api/remote/searches": READERS,
+    "POST /api/remote/failures": READERS,
     "GET /api/remote/stats": READERS,
     "GET /api/remote/workers": READERS,
     "POST /api/remote/events": OWNERS,

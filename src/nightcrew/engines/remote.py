@@ -45,6 +45,7 @@ from nightcrew.job import FINAL, JobDetail, JobRecord, NewJob, Report, Transitio
 from nightcrew.remoting import (
     CHANGES,
     EVENTS,
+    FAILURES,
     HELLO,
     JOBS,
     LOOKS,
@@ -58,6 +59,7 @@ from nightcrew.remoting import (
     ChangeRequest,
     DetailAnswer,
     DoneEvent,
+    FailuresRequest,
     Hello,
     RecordsAnswer,
     RecordsRequest,
@@ -188,6 +190,13 @@ class RemoteEngine:
         """The workers that have been seen lately."""
         self._check_open()
         return await self._link.ask("GET", WORKERS, answer=list[WorkerInfo])
+
+    async def failures(self, since: float = 0.0, limit: int = 50) -> list[FailureGroup]:
+        """What fails: dead letters that are the same failure together, the latest first."""
+        self._check_open()
+        return await self._link.ask(
+            "POST", FAILURES, FailuresRequest(since, limit), answer=list[FailureGroup]
+        )
 
     def _noted(self, records: Sequence[JobRecord | None]) -> None:
         for record in records:

@@ -12,7 +12,17 @@ import msgspec
 from starlette.responses import Response
 
 from nightcrew.codec import CODEC
-from nightcrew.engine import Changed, Engine, EngineLimits, Enqueued, Page, Stats, Verb, WorkerInfo
+from nightcrew.engine import (
+    Changed,
+    Engine,
+    EngineLimits,
+    Enqueued,
+    FailureGroup,
+    Page,
+    Stats,
+    Verb,
+    WorkerInfo,
+)
 from nightcrew.errors import ArgumentsError, ConfigurationError, UnknownTask
 from nightcrew.files import is_wrapped
 from nightcrew.job import Extras, JobRecord, NewJob, RetryRule
@@ -20,6 +30,7 @@ from nightcrew.options import MAX_NAME, Retry
 from nightcrew.remoting import (
     CHANGES,
     EVENTS,
+    FAILURES,
     HELLO,
     JOBS,
     LOOKS,
@@ -31,6 +42,7 @@ from nightcrew.remoting import (
     ChangeRequest,
     DetailAnswer,
     DoneEvent,
+    FailuresRequest,
     Hello,
     RecordsAnswer,
     RecordsRequest,
@@ -72,6 +84,7 @@ class Remote:
             Route("GET", JOBS + "/{id}", read, self.detail, own=True, answer=DetailAnswer),
             Route("POST", CHANGES, operate, self.change, own=True, body=ChangeRequest, answer=ChangeAnswer),
             Route("POST", SEARCHES, read, self.search, body=SearchRequest, answer=Page),
+            Route("POST", FAILURES, read, self.failures, body=FailuresRequest, answer=list[FailureGroup]),
             Route("GET", STATS, read, self.stats, answer=Stats),
             Route("GET", WORKERS, read, self.workers, answer=list[WorkerInfo]),
             Route(
@@ -185,6 +198,11 @@ class Remote:
         return json_response(
             msgspec.structs.replace(page, jobs=[self._shown(visit, job) for job in page.jobs])
         )
+
+    async def failures(self, visit: Visit) -> Response:
+        """What fails: dead letters that are the same failure together, the latest first."""
+        asked: FailuresRequest = visit.body
+        return json_response(await self._desk.failures(visit.who, asked.since, asked.limit))
 
     async def stats(self, visit: Visit) -> Response:  # noqa: ARG002 - what waits is the same for all
         """What waits and runs now."""

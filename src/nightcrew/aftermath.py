@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from nightcrew.client import new_id
 from nightcrew.connect import connect, connect_blobs
+from nightcrew.counting import Count, Counts
 from nightcrew.engine import Engine, Swept, WorkerStatus
 from nightcrew.errors import EngineError
 from nightcrew.job import ErrorInfo, Extras, Grant, Lost, Outcome, RetryRule, Transition
@@ -66,23 +67,25 @@ class Aftermath:
         await engine.open()
         try:
             name = new_id()
-            await engine.renew(
-                WorkerStatus(id=name, host=socket.gethostname(), boot=self._boot, pid=os.getpid())
-            )
+            status = WorkerStatus(id=name, host=socket.gethostname(), boot=self._boot, pid=os.getpid())
+            counts = Counts()
+            await engine.renew(status)
             for _ in range(ROUNDS):
                 swept = await engine.sweep(name, [death.worker])
-                await self._decide(engine, death, swept)
+                await self._decide(engine, death, swept, counts.waiting.extend)
                 if swept.blobs:
                     await connect_blobs(death.url, death.blobs).delete(list(swept.blobs))
                 if not swept.lost:
                     break
+            if tallies := counts.changed():
+                await engine.renew(status, tallies)
             await engine.retire(name)
         finally:
             await engine.close()
 
-    async def _decide(self, engine: Engine, death: Death, swept: Swept) -> None:
+    async def _decide(self, engine: Engine, death: Death, swept: Swept, count: Count) -> None:
         if not death.overdue:
-            await settle_lost(engine, swept)
+            await settle_lost(engine, swept, count)
             return
         ours = [lost for lost in swept.lost if lost.worker == death.worker]
         journal = read_journal(death.journal)
@@ -90,13 +93,14 @@ class Aftermath:
         transitions = [self._fate(lost, death, started) for lost in ours]
         if transitions:
             await engine.finish(transitions)
+            count(transitions)
             logger.warning(
                 "%d jobs had timed out, %d others were given back",
                 sum(transition.outcome is Outcome.TIMED_OUT for transition in transitions),
                 sum(transition.outcome is not Outcome.TIMED_OUT for transition in transitions),
             )
         others = [lost for lost in swept.lost if lost.worker != death.worker]
-        await settle_lost(engine, msgspec.structs.replace(swept, lost=others))
+        await settle_lost(engine, msgspec.structs.replace(swept, lost=others), count)
 
     def _fate(self, lost: Lost, death: Death, started: set[tuple[str, int]]) -> Transition:
         key = (lost.grant.id, lost.fence)

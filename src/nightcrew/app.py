@@ -29,6 +29,7 @@ from nightcrew.files import Files
 from nightcrew.job import JobRecord, JobState, NewJob
 from nightcrew.options import Duration, check_name, seconds
 from nightcrew.registry import Tasks
+from nightcrew.tallies import HOUR, MINUTE, Tally
 from nightcrew.task import Call, Job
 from nightcrew.transaction import astore_in, shared, store_in
 
@@ -303,6 +304,32 @@ class Nightcrew(Tasks):
         """As `stats`, awaited."""
         return await self._app.hop(self._app.stats)
 
+    def tallies(
+        self,
+        since: Duration | datetime = HOUR,
+        until: Duration | datetime | None = None,
+        *,
+        step: Duration = MINUTE,
+    ) -> list[Tally]:
+        """How much has ended, and how long it waited and ran: by steps of time, queues and tasks, in that order.
+
+        since, until: an aware `datetime`, or so long ago; until now by default. step: whole minutes; steps begin at
+        multiples of it. Workers tell with their heartbeats, so the last seconds may be missing. For what is older
+        than 2 hours there are figures of 10 minutes only, and older than 2 days of an hour; after 30 days none. Nothing is
+        counted when this is asked. Raises `ConfigurationError` for more than 1,500 steps.
+        """
+        return self._app.call("tallies", self._app.tallies, *_span(since, until, step))
+
+    async def atallies(
+        self,
+        since: Duration | datetime = HOUR,
+        until: Duration | datetime | None = None,
+        *,
+        step: Duration = MINUTE,
+    ) -> list[Tally]:
+        """As `tallies`, awaited."""
+        return await self._app.hop(self._app.tallies, *_span(since, until, step))
+
     def workers(self) -> list[WorkerInfo]:
         """The workers that have been seen lately."""
         return self._app.call("workers", self._app.workers)
@@ -369,6 +396,16 @@ def _moment(value: Duration | datetime | None, what: str, direction: int) -> flo
             )
         return value.timestamp()
     return time.time() + direction * seconds(value, f"`{what}`")
+
+
+def _span(
+    since: Duration | datetime, until: Duration | datetime | None, step: Duration
+) -> tuple[float, float, int]:
+    first, last = _moment(since, "since", -1), _moment(until, "until", -1)
+    length = seconds(step, "`step`")
+    if not length.is_integer():
+        raise ConfigurationError(f"expected `step` as whole minutes, such as '10m', got {step!r}")
+    return first or 0.0, time.time() if last is None else last, int(length)
 
 
 def _limit(limit: int) -> int:

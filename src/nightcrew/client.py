@@ -38,6 +38,7 @@ from nightcrew.files import SPILLED, spill, unspill
 from nightcrew.job import FINAL, Grant, JobDetail, JobRecord, NewJob
 from nightcrew.portal import Portal
 from nightcrew.seal import Keys, open_args, seal_jobs
+from nightcrew.tallies import Tally
 from nightcrew.tracing import MODULE as TRACING
 from nightcrew.tracing import enqueueing
 from nightcrew.transaction import joining_of
@@ -317,6 +318,10 @@ class AppClient:
         """What waits and runs now."""
         return await (await self.ready()).stats()
 
+    async def tallies(self, since: float, until: float, step: int) -> list[Tally]:
+        """What has ended, by steps, queues and tasks."""
+        return await (await self.ready()).tallies(since, until, step)
+
     async def workers(self) -> list[WorkerInfo]:
         """The workers seen lately."""
         return await (await self.ready()).workers()
@@ -331,8 +336,7 @@ def batches(jobs: Sequence[NewJob], limits: EngineLimits) -> Iterator[Sequence[N
         if full and number > start:
             yield jobs[start:number]
             start, room = number, limits.batch_bytes
-        if room is not None:
-            room -= weight
+        room = None if room is None else room - weight
     yield jobs[start:]
 
 
@@ -491,7 +495,6 @@ def check_id(text: str) -> str:
     """Return `text` if it is a UUID in its canonical form; refuse it otherwise."""
     if not _PATTERN.fullmatch(text):
         raise ConfigurationError(
-            f"expected a job id such as {new_id()}, got {text!r}; "
-            "copy it from `job.id` or `nightcrew jobs list`"
+            f"expected a job id such as {new_id()}, got {text!r}; copy it from `job.id` or `nightcrew jobs list`"
         )
     return text

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from itertools import count
 
+from nightcrew.counting import Count
 from nightcrew.engine import Engine
 from nightcrew.execute import Run
 from nightcrew.job import Outcome
@@ -81,11 +82,13 @@ def overdue(runs: Iterable[Run], limit: float) -> list[Run]:
     return found
 
 
-async def settle_overdue(engine: Engine, runs: Iterable[Run], wall_offset: float) -> None:
+async def settle_overdue(engine: Engine, runs: Iterable[Run], wall_offset: float, count: Count) -> None:
     """Settle jobs that are long past their deadline, in place of the loop that one of them blocks."""
     now = time.monotonic()
     late = overdue(runs, now - OVERDUE)
     if late:
-        await engine.finish([run.settlement(run.told(None), now, run.started + wall_offset) for run in late])
+        settlements = [run.settlement(run.told(None), now, run.started + wall_offset) for run in late]
+        await engine.finish(settlements)
+        count(settlements)
     for run in late:
         run.settled = True  # not before: should the store refuse, it is still the loop's to settle

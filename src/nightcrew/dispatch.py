@@ -15,6 +15,7 @@ from contextvars import Context as Variables
 
 from nightcrew.app import Nightcrew
 from nightcrew.context import Context
+from nightcrew.counting import Counts
 from nightcrew.deadlines import GRACE, Deadlines, settle_overdue
 from nightcrew.engine import Claimed, ClaimRequest, Engine, Finished, Topic, Wakeups
 from nightcrew.errors import EngineClosed, EngineError, LeaseLost
@@ -25,13 +26,12 @@ from nightcrew.journal import Journal
 from nightcrew.notes import Notes
 from nightcrew.policy import decide
 from nightcrew.runners.elsewhere import TORN_DOWN, Elsewhere
-from nightcrew.settling import insist, tell_lost
-from nightcrew.slots import BATCH, MAX_UNSETTLED, POLL, POLL_DEAF, POLL_IDLE, PREFETCH_TTL, Slots
+from nightcrew.settling import insist, without_lost
+from nightcrew.slots import BATCH, MAX_UNSETTLED, POLL, POLL_DEAF, POLL_IDLE, Slots
 
 logger = logging.getLogger("nightcrew.worker")
 
-FLUSH_AFTER, FLUSH_AT = 0.010, 500
-TICK = 0.5
+FLUSH_AFTER, FLUSH_AT, TICK = 0.010, 500, 0.5
 TURN = 0.005
 """Seconds that jobs which never wait may hold the event loop before others get their turn."""
 
@@ -66,6 +66,7 @@ class Dispatcher:
             for kind, size in sizes.items()
         }
         self.notes = Notes(self._engine, self._loop)
+        self.counts = Counts()
         self._elsewhere = Elsewhere(app, sizes, variables, self._delivered)
         self._runs: dict[int, Run] = {}
         """By their places in the journal: one job may run here twice, if its first run does not end."""
@@ -314,7 +315,7 @@ class Dispatcher:
 
     async def settle_overdue(self, engine: Engine) -> None:
         """On the heartbeat's loop: settle jobs that block the worker's loop past their deadline."""
-        await settle_overdue(engine, list(self._runs.values()), self._wall_offset)
+        await settle_overdue(engine, list(self._runs.values()), self._wall_offset, self.counts.waiting.extend)
 
     def cancel(self, jobs: Sequence[tuple[str, int]]) -> None:
         """Cancel jobs (id, fence) that somebody asked to cancel."""
@@ -414,7 +415,10 @@ class Dispatcher:
         except Exception as error:
             answers = await insist(self._engine, batch, error)
         if Finished.LEASE_LOST in answers:
-            tell_lost(batch, answers)
+            batch = without_lost(batch, answers)
+        self.counts.waiting.extend(batch)
+        if len(self.counts.waiting) >= FLUSH_AT:
+            self.counts.add_up()
 
     # upkeep, and the end
 
@@ -424,8 +428,7 @@ class Dispatcher:
             await asyncio.sleep(TICK)
             now = _monotonic()
             for slots in self._slots.values():
-                slots.measure(now)
-                if slots.queue and slots.busy >= slots.size and now - slots.fetched_at > PREFETCH_TTL:
+                if slots.neglects(now):
                     self._return_queue(slots)
             if self.notes.waiting:
                 await self.notes.flush()

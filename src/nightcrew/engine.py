@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from nightcrew.documents import Pause, Wish
 from nightcrew.job import Grant, JobDetail, JobRecord, JobState, Lost, NewJob, Outcome, Report, Transition
+from nightcrew.tallies import Tally
 
 JOB_BYTES = 1_024
 """What is counted for a job beside its arguments where an engine limits the bytes of a batch."""
@@ -326,8 +327,12 @@ class Engine(Protocol):
         """Store progress, checkpoints and log lines; False where the lease was lost."""
         ...
 
-    async def renew(self, status: WorkerStatus) -> Directives:
-        """The heartbeat of one worker process; the first one registers it."""
+    async def renew(self, status: WorkerStatus, tallies: Sequence[Tally] = ()) -> Directives:
+        """The heartbeat of one worker process; the first one registers it.
+
+        tallies: what has ended there, by the minute: absolute figures, so those that are sent again replace what was
+        sent before. What is older than an hour is not taken any more.
+        """
         ...
 
     async def retire(self, worker: str) -> None:
@@ -373,6 +378,16 @@ class Engine(Protocol):
 
     async def stats(self) -> Stats:
         """What waits and runs now."""
+        ...
+
+    async def tallies(self, since: float, until: float, step: int) -> list[Tally]:
+        """What has ended, by steps of so many seconds (whole minutes), queues and tasks; in that order.
+
+        Steps begin at multiples of `step`; the first is that of `since`, and the last has what is before `until`. For what
+        is older than 2 hours there are figures of 10 minutes only, and older than 2 days of an hour: a shorter step
+        has all of them at its beginning. Bounded: where there are very many, the oldest are left out. Raises
+        `ConfigurationError` for more than 1,500 steps.
+        """
         ...
 
     async def workers(self) -> list[WorkerInfo]:

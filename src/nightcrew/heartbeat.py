@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from nightcrew.connect import connect
+from nightcrew.counting import Counts
 from nightcrew.engine import Directives, Engine, Topic, WorkerStatus
 from nightcrew.errors import EngineError
 from nightcrew.journal import Journal
@@ -34,6 +35,7 @@ class Heartbeat:
         every: float,
         directives: Callable[[Directives], None],
         settle_overdue: Callable[[Engine], Awaitable[None]],
+        counts: Counts,
     ) -> None:
         self._url = url
         self._status = status
@@ -41,6 +43,7 @@ class Heartbeat:
         self._every = every
         self._directives = directives
         self._settle_overdue = settle_overdue
+        self._counts = counts
         self._renew_at = time.monotonic() + every
         self._wishes: tuple[tuple[str, ...], str | None] = ((), None)
         self._lock = threading.Lock()
@@ -106,7 +109,9 @@ class Heartbeat:
                 if asked or time.monotonic() >= self._renew_at:
                     # Moved only once it has been done: a beat that failed is made up for at once.
                     next_at = time.monotonic() + self._every
-                    directives = await engine.renew(self._status())
+                    tallies = self._counts.changed()
+                    directives = await engine.renew(self._status(), tallies)
+                    self._counts.stored(tallies)
                     self._directives(directives)
                     wishes = (directives.paused, directives.wanted)
                     # What becomes of us by what was asked is told soon, and not with the next beat.

@@ -27,6 +27,7 @@ SEARCHES = "/api/remote/searches"
 STATS = "/api/remote/stats"
 WORKERS = "/api/remote/workers"
 FAILURES = "/api/remote/failures"
+TALLIES = "/api/remote/tallies"
 EVENTS = "/api/remote/events"
 BLOBS = "/api/blobs"
 
@@ -135,6 +136,14 @@ class FailuresRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
     since: Moment = 0.0
     limit: Annotated[int, Meta(ge=1, le=MAX_IDS)] = 50
+
+
+class TalliesRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which figures of what has ended."""
+
+    since: Moment
+    until: Moment
+    step: Annotated[int, Meta(ge=60, le=3_200_000_000)]
 
 
 class DoneEvent(Struct, frozen=True):

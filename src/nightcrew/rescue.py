@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nightcrew.blob import BlobStore
+from nightcrew.counting import Count
 from nightcrew.engine import Engine, Swept
 from nightcrew.errors import ConfigurationError, EngineError, LeaseLost
 from nightcrew.job import Lost, Transition
@@ -76,13 +77,14 @@ def settlements(lost: list[Lost]) -> list[Transition]:
     return transitions
 
 
-async def settle_lost(engine: Engine, swept: Swept) -> None:
-    """Settle what a sweep took over. Tried until it is stored: nobody else will, while we live."""
+async def settle_lost(engine: Engine, swept: Swept, count: Count) -> None:
+    """Settle what a sweep took over, and count it. Tried until it is stored: nobody else will, while we live."""
     transitions = settlements(swept.lost)
     wait = 0.1
     while transitions:
         try:
             await engine.finish(transitions)
+            count(transitions)
             break
         except EngineError:
             logger.warning(
@@ -137,10 +139,12 @@ class Watch:
         return dead
 
 
-async def sweep_once(engine: Engine, blobs: BlobStore, worker: str, dead: Sequence[str]) -> Swept:
+async def sweep_once(
+    engine: Engine, blobs: BlobStore, worker: str, dead: Sequence[str], count: Count
+) -> Swept:
     """One round of upkeep."""
     swept = await engine.sweep(worker, dead)
-    await settle_lost(engine, swept)
+    await settle_lost(engine, swept, count)
     if swept.blobs:
         await blobs.delete(list(swept.blobs))
     return swept
@@ -170,7 +174,7 @@ def collect_journals(folder: Path, now: float) -> None:
                 path.unlink()
 
 
-async def keep_up(engine: Engine, blobs: BlobStore, worker: str, boot: str) -> None:
+async def keep_up(engine: Engine, blobs: BlobStore, worker: str, boot: str, count: Count) -> None:
     """Keep the store in order for as long as the worker lives. Raises `LeaseLost` when it was taken for dead."""
     clock = asyncio.get_running_loop().time
     watch = Watch(engine, worker, boot)
@@ -183,7 +187,7 @@ async def keep_up(engine: Engine, blobs: BlobStore, worker: str, boot: str) -> N
             dead = watch.dead()
             if dead or clock() >= sweep_at:
                 sweep_at = clock()  # and again at once, should it fail
-                swept = await sweep_once(engine, blobs, worker, dead)
+                swept = await sweep_once(engine, blobs, worker, dead, count)
                 # There may be more of the lost, and a claim of the dead that is only now being stored.
                 more = dead or swept.lost or swept.pruned or swept.under_way
                 sweep_at += 0.0 if more else watch.patience

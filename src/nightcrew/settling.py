@@ -55,10 +55,14 @@ async def _store(engine: Engine, batch: list[Transition]) -> list[Finished]:
         return await insist(engine, batch, error)
 
 
-def tell_lost(batch: list[Transition], answers: list[Finished]) -> None:
-    """Say which jobs had been given to others."""
+def without_lost(batch: list[Transition], answers: list[Finished]) -> list[Transition]:
+    """Those that were stored; say which jobs had been given to others."""
+    stored = []
     for transition, answer in zip(batch, answers, strict=True):
         if answer is Finished.LEASE_LOST:
             grant = transition.grant
             what = "job %s (%s) had been given to another worker"
             logger.warning(what, grant.id, grant.task, extra=about(grant))
+        else:
+            stored.append(transition)
+    return stored

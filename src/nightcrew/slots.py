@@ -45,6 +45,11 @@ class Slots:
     """The last claim got less than it asked for: ask again at a hint, or at the next poll."""
     measured_at: float = field(default_factory=monotonic)
 
+    def neglects(self, now: float) -> bool:
+        """Whether what was fetched has waited too long for a place here. Looked at now and then, and measured by it."""
+        self.measure(now)
+        return bool(self.queue) and self.busy >= self.size and now - self.fetched_at > PREFETCH_TTL
+
     def take_out(self, which: Callable[[Grant], bool]) -> list[Grant]:
         """Take those out of the queue that `which` says."""
         fetched = list(self.queue)

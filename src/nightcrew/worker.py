@@ -163,6 +163,7 @@ class Worker:
             self._beat,
             partial(self._on_directives, self.id),
             self._jobs.settle_overdue,
+            self._jobs.counts,
         )
 
     async def _live(self) -> bool:
@@ -176,7 +177,7 @@ class Worker:
             duties = (
                 self._jobs.run(),
                 self._jobs.tick(),
-                keep_up(engine, self._app.blob_store, self.id, self._boot),
+                keep_up(engine, self._app.blob_store, self.id, self._boot, self._jobs.counts.waiting.extend),
             )
             tasks = [self._loop.create_task(duty) for duty in duties]
             staged = self._loop.create_task(self._staged.wait())
@@ -281,6 +282,8 @@ class Worker:
         try:
             async with asyncio.timeout(LAST_FLUSH):
                 await jobs.flush()
+                if tallies := jobs.counts.changed():
+                    await self._app.engine.renew(self._status(), tallies)
                 await self._app.engine.retire(self.id)
                 self._retired = True
         except (TimeoutError, EngineError):

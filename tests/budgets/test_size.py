@@ -16,7 +16,7 @@ LONG_MODULE_LINES = 750
 LONG_MODULES = ("engines/", "testing/conformance")
 """An engine, and the suite that every engine must pass, are read as one."""
 FUNCTION_LINES = 60
-PUBLIC_METHODS = 25
+PUBLIC_METHODS = 26
 PUBLIC_NAMES = 40
 
 

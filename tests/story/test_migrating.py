@@ -6,11 +6,13 @@ import asyncio
 import json
 from pathlib import Path
 
+import msgspec
 import psycopg
 import pytest
 from click.testing import CliRunner
 
 from nightcrew.cli.main import main
+from nightcrew.engine import WorkerStatus
 from nightcrew.engines.postgres import PostgresEngine
 from nightcrew.engines.postgres_link import Address
 from nightcrew.engines.postgres_schema import ROLES
@@ -46,12 +48,28 @@ async def test_a_store_of_before_is_brought_up_to_date_by_opening_it(postgres_ur
         db.execute(
             f"DELETE FROM {schema}.migration WHERE name > 'postgres_0001_jobs';"
             f"DROP FUNCTION {schema}.save_document;"
-            f"DROP TABLE {schema}.document, {schema}.failure; DROP SEQUENCE {schema}.document_version".encode()
+            f"DROP TABLE {schema}.document, {schema}.failure, {schema}.tally; DROP SEQUENCE {schema}.document_version".encode()
         )
     engine = PostgresEngine(postgres_url)
     assert (await engine.migrate())[0] == "postgres_0002_documents"
     assert (await seen(engine, job)).id == job.id
     assert await engine.save("queue", "mail", b"{}")
+    await engine.close()
+
+
+async def test_workers_of_the_version_before_go_on_beating(postgres_url: str) -> None:
+    """They say nothing of what ended in them."""
+    engine = PostgresEngine(postgres_url)
+    await engine.open()
+    schema = Address(postgres_url).quoted
+    said = msgspec.json.encode(WorkerStatus("old", "here", "boot", 1)).decode()
+    with psycopg.connect(Address(postgres_url).conninfo) as db:
+        beat = f"SELECT * FROM {schema}.heartbeat(%s, %s, %s, %s, %s::double precision, %s::json, %s::double precision)"
+        told = db.execute(beat.encode(), ("old", "here", "boot", None, 15.0, said, None)).fetchone()
+    assert told is not None
+    assert told[0] is False
+    [info] = await engine.workers()
+    assert (info.status.id, info.alive) == ("old", True)
     await engine.close()
 
 

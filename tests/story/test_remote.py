@@ -186,6 +186,9 @@ async def test_a_token_sees_and_cancels_only_what_it_enqueued(house: House) -> N
         assert "4111" not in str(seen.record), "masked for everybody else"
         assert [stats.ready for stats in (await reader.astats()).queues] == [1]
         assert await reader.aworkers() == []
+        assert await reader.atallies("1d", step="1h") == []
+        with pytest.raises(ConfigurationError, match="at most"):
+            await reader.atallies("30d")
         with pytest.raises(NotAllowed):
             await reader.acancel(job.id)
         with pytest.raises(NotAllowed):

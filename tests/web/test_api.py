@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from nightcrew.tallies import Tally
 from tests.waiting import await_until
 from tests.web.sites import Shop
 
@@ -138,6 +140,33 @@ async def test_failures_are_told_by_kind(shop: Shop, admin: httpx2.AsyncClient) 
     assert len((await admin.get("/api/jobs", params={"worker": worker})).json()["jobs"]) == 3
     for wrong in ("since=2026-01-01T00:00:00", "since=yesterday", "fingerprint=x"):
         assert (await admin.get(f"/api/jobs?{wrong}")).status_code == 422, wrong
+
+
+async def test_what_has_ended_is_told_by_time_queue_and_task(shop: Shop, admin: httpx2.AsyncClient) -> None:
+    since = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+    jobs = [await enqueue(admin, "shop.add", args={"a": n}) for n in range(3)]
+    jobs.append(await enqueue(admin, "shop.fail", args={"why": "so"}))
+    async with shop.worker():
+        for job in jobs:
+            await await_until(lambda place=f"/api/jobs/{job}": is_done(admin, place))  # type: ignore[misc]
+    asked = {"since": since, "step": "86400"}
+    found = (await admin.get("/api/tallies", params=asked)).json()
+    counts = {task: [0, 0] for task in ("shop.add", "shop.fail")}
+    for entry in found["tallies"]:
+        counts[entry["task"]][0] += entry["succeeded"]
+        counts[entry["task"]][1] += entry["failed"]
+        assert entry["queue"] == "default"
+        assert 0 < entry["run_seconds"]["p95"] <= found["bounds"][len(entry["runs"]) - 1]
+    assert counts == {"shop.add": [3, 0], "shop.fail": [0, 1]}
+    assert (await admin.get("/api/tallies", params={"until": since})).json()["tallies"] == []
+    for wrong in (
+        "step=61",
+        "step=59",
+        "since=2020-01-01T00:00:00Z",
+        "since=2999-01-01T00:00:00Z",
+        "since=x",
+    ):
+        assert (await admin.get(f"/api/tallies?{wrong}")).status_code == 422, wrong
 
 
 async def test_a_failed_job_is_run_again_as_it_was_or_with_other_arguments(
@@ -331,6 +360,10 @@ async def test_health_and_figures_are_told(shop: Shop, admin: httpx2.AsyncClient
         found = (await admin.get("/api/health")).json()
         assert found["ok"] is True
         assert {check["name"]: check["ok"] for check in found["checks"]} == {"store": True, "workers": True}
+        before = time.time() // 60 * 60 - 60
+        ended = Tally(before, "shop.add", "default", 7, 2, waits=(0,) * 11 + (9,), runs=(9,))
+        [info] = await shop.app.aworkers()
+        await shop.app.engine.renew(info.status, [ended])
         answer = await admin.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     figures = {}
@@ -340,6 +373,10 @@ async def test_health_and_figures_are_told(shop: Shop, admin: httpx2.AsyncClient
             assert match, line
             figures[match[1]] = float(match[2])
     assert figures['nightcrew_jobs_later{queue="default",task="shop.add"}'] == 1
+    assert figures['nightcrew_jobs_ended{queue="default",task="shop.add",how="succeeded"}'] == 7
+    assert figures['nightcrew_jobs_ended{queue="default",task="shop.add",how="failed"}'] == 2
+    assert 1 <= figures['nightcrew_wait_seconds{queue="default",task="shop.add",quantile="0.95"}'] <= 2
+    assert figures['nightcrew_run_seconds{queue="default",task="shop.add",quantile="0.5"}'] <= 0.001
     assert figures['nightcrew_queue_paused{queue="slow"}'] == 1
     assert figures['nightcrew_workers{state="running"}'] == 1
     families = re.findall(r"^# TYPE (\S+) (gauge|counter|histogram)$", answer.text, re.MULTILINE)

@@ -40,6 +40,7 @@ from nightcrew.engine import (
     WorkerStatus,
 )
 from nightcrew.engines import postgres_schema as schema
+from nightcrew.engines import postgres_tallies
 from nightcrew.engines.postgres_documents import Documents
 from nightcrew.engines.postgres_failures import failures
 from nightcrew.engines.postgres_joining import Joining
@@ -57,6 +58,7 @@ from nightcrew.job import (
     Report,
     Transition,
 )
+from nightcrew.tallies import Tally
 
 _STATE_NUMBERS = {JobState.READY: 1, JobState.SUCCEEDED: 3, JobState.FAILED: 4, JobState.CANCELLED: 5}
 _FAIR_TURN = 8
@@ -622,10 +624,10 @@ class PostgresEngine:
         self._open()
         return await self._upkeep.report(reports) if reports else []
 
-    async def renew(self, status: WorkerStatus) -> Directives:
+    async def renew(self, status: WorkerStatus, tallies: Sequence[Tally] = ()) -> Directives:
         """The heartbeat of one worker process; the first one registers it."""
         self._open()
-        return await self._upkeep.renew(status, self._now())
+        return await self._upkeep.renew(status, tallies, self._now())
 
     async def retire(self, worker: str) -> None:
         """Take a worker off the list, once its jobs are finished or given back."""
@@ -682,6 +684,10 @@ class PostgresEngine:
     async def stats(self) -> Stats:
         """What waits and runs now."""
         return await self._open()[2].stats(self._now())
+
+    async def tallies(self, since: float, until: float, step: int) -> list[Tally]:
+        """What has ended, by steps of so many seconds, queues and tasks."""
+        return await postgres_tallies.read(self._open()[0], since, until, step)
 
     async def workers(self) -> list[WorkerInfo]:
         """The workers that have been seen lately."""

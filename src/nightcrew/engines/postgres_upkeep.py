@@ -13,9 +13,11 @@ import msgspec
 
 from nightcrew.documents import pauses, wish
 from nightcrew.engine import Changed, Directives, Swept, Topic, Verb, WorkerStatus
+from nightcrew.engines import postgres_tallies
 from nightcrew.engines.postgres_link import Bell, Link, Unsure
 from nightcrew.job import NO_EXTRAS, Grant, Lost, Report
 from nightcrew.options import KEEP_RESULT
+from nightcrew.tallies import LATEST, Tally
 
 _RESCUED = 1_000
 _PRUNED = 200
@@ -26,7 +28,8 @@ _LOG_LINES = 10_000
 
 _REPORT = "SELECT {s}.report(%b::bigint[], %s::json, %s::integer)"
 _HEARTBEAT = (
-    "SELECT * FROM {s}.heartbeat(%s, %s, %s, %s, %s::double precision, %s::json, %s::double precision)"
+    "SELECT * FROM {s}.heartbeat(%s, %s, %s, %s, %s::double precision, %s::json, %s::json, %s::double precision,"
+    " %s::double precision)"
 )
 _CANCEL = "SELECT {s}.cancel_job(%s::uuid, %s::double precision, %s::double precision)"
 _RETRY = "SELECT {s}.retry_job(%s::uuid, %s::double precision)"
@@ -97,7 +100,7 @@ class Upkeep:
 
     # workers, and what their jobs say
 
-    async def renew(self, status: WorkerStatus, moment: float | None) -> Directives:
+    async def renew(self, status: WorkerStatus, tallies: Sequence[Tally], moment: float | None) -> Directives:
         """The heartbeat of one worker process; `moment` is the time in tests."""
         [(lost, ids, fences, queues, notes, wanted, at)] = await self._link.ask(
             _HEARTBEAT,
@@ -107,6 +110,8 @@ class Upkeep:
             status.journal,
             status.lease,
             as_json(status),
+            as_json(tallies) if tallies else None,
+            LATEST,
             moment,
         )
         return Directives(
@@ -193,6 +198,7 @@ class Upkeep:
             await self._link.ask(_RETIRE_DAY, moment)
             [(unused,)] = await self._link.ask(_DROP_DAYS)
             blobs += unused
+            await postgres_tallies.join(self._link, moment)
         if 0 < self._resting_until - now <= _LAPS_APART:  # more: the clock was set back
             return 0, blobs
         [(hand, pruned, unused)] = await self._link.ask(_PRUNE, self._hand, _PRUNED, moment)

@@ -54,6 +54,7 @@ from nightcrew.remoting import (
     PROTOCOL,
     SEARCHES,
     STATS,
+    TALLIES,
     WORKERS,
     ChangeAnswer,
     ChangeRequest,
@@ -66,8 +67,10 @@ from nightcrew.remoting import (
     SearchRequest,
     StoreAnswer,
     StoreRequest,
+    TalliesRequest,
     sent,
 )
+from nightcrew.tallies import Tally, check_span
 
 ENVELOPE = 8_192
 """Bytes of a request kept free for what is not the jobs' own."""
@@ -198,6 +201,12 @@ class RemoteEngine:
             "POST", FAILURES, FailuresRequest(since, limit), answer=list[FailureGroup]
         )
 
+    async def tallies(self, since: float, until: float, step: int) -> list[Tally]:
+        """What has ended, by steps of so many seconds, queues and tasks."""
+        self._check_open()
+        check_span(since, until, step)
+        return await self._link.ask("POST", TALLIES, TalliesRequest(since, until, step), answer=list[Tally])
+
     def _noted(self, records: Sequence[JobRecord | None]) -> None:
         for record in records:
             if record is not None:
@@ -241,7 +250,7 @@ class RemoteEngine:
     async def report(self, reports: Sequence[Report]) -> list[bool]:  # noqa: ARG002
         self._refuse("report for jobs")
 
-    async def renew(self, status: WorkerStatus) -> Directives:  # noqa: ARG002
+    async def renew(self, status: WorkerStatus, tallies: Sequence[Tally] = ()) -> Directives:  # noqa: ARG002
         self._refuse("be a worker")
 
     async def retire(self, worker: str) -> None:  # noqa: ARG002

@@ -42,7 +42,7 @@ from nightcrew.engine import (
     WorkerInfo,
     WorkerStatus,
 )
-from nightcrew.engines import sqlite_documents, sqlite_failures
+from nightcrew.engines import sqlite_documents, sqlite_failures, sqlite_tallies
 from nightcrew.engines import sqlite_look as look
 from nightcrew.engines import sqlite_upkeep as upkeep
 from nightcrew.engines.sqlite_file import (
@@ -72,6 +72,7 @@ from nightcrew.engines.sqlite_writer import (
 )
 from nightcrew.errors import EngineClosed, EngineError, LeaseLost, LimitExceeded, VersionConflict
 from nightcrew.job import Grant, JobDetail, JobRecord, JobState, NewJob, Outcome, Report, Transition
+from nightcrew.tallies import Tally
 
 T = TypeVar("T")
 
@@ -599,11 +600,10 @@ class SqliteEngine:
         check_batch(len(reports), self.limits.batch, "report")
         return await self._write(lambda db: upkeep.report(db, reports))
 
-    async def renew(self, status: WorkerStatus) -> Directives:
+    async def renew(self, status: WorkerStatus, tallies: Sequence[Tally] = ()) -> Directives:
         """The heartbeat of one worker process; the first one registers it."""
-        return await self._write(
-            lambda db: upkeep.renew(db, status, self._clock.wall(), self._clock.steady())
-        )
+        now, steady = self._clock.wall(), self._clock.steady()
+        return await self._write(lambda db: upkeep.renew(db, self._lanes, status, tallies, now, steady))
 
     async def retire(self, worker: str) -> None:
         """Take a worker off the list, once its jobs are finished or given back."""
@@ -656,6 +656,10 @@ class SqliteEngine:
     async def stats(self) -> Stats:
         """What waits and runs now."""
         return await self._read(lambda db: look.stats(db, self._clock.wall()))
+
+    async def tallies(self, since: float, until: float, step: int) -> list[Tally]:
+        """What has ended, by steps of so many seconds, queues and tasks."""
+        return await self._read(lambda db: sqlite_tallies.read(db, since, until, step))
 
     async def workers(self) -> list[WorkerInfo]:
         """The workers that have been seen lately."""

@@ -9,9 +9,11 @@ import msgspec
 
 from nightcrew.engine import Changed, Directives, Swept, Topic, Verb, WorkerStatus
 from nightcrew.engines.sqlite_documents import forget_wishes, paused, wanted
+from nightcrew.engines.sqlite_tallies import join, take
 from nightcrew.engines.sqlite_writer import (
     Bell,
     Db,
+    Lanes,
     Member,
     OpenGrants,
     insert,
@@ -23,6 +25,7 @@ from nightcrew.engines.sqlite_writer import (
 from nightcrew.errors import LeaseLost
 from nightcrew.job import NO_EXTRAS, Grant, Lost, Outcome, Report
 from nightcrew.options import KEEP_RESULT
+from nightcrew.tallies import Tally
 
 _STAGED = 1_000
 _RESCUED = 1_000
@@ -57,7 +60,9 @@ def stage(db: Db, now: float) -> int:
 # --- workers --------------------------------------------------------------------------------------
 
 
-def renew(db: Db, status: WorkerStatus, now: float, steady: float) -> Directives:
+def renew(
+    db: Db, lanes: Lanes, status: WorkerStatus, tallies: Sequence[Tally], now: float, steady: float
+) -> Directives:
     """Take a heartbeat; register a worker that is new."""
     text = _encode(status).decode()
     known = db.execute("SELECT n, state FROM worker WHERE id = ?", (status.id,)).get
@@ -75,6 +80,8 @@ def renew(db: Db, status: WorkerStatus, now: float, steady: float) -> Directives
         "UPDATE worker SET beat = ?, lease = ?, seen_at = ?, status = ? WHERE n = ?",
         (steady, status.lease, now, text, n),
     )
+    if tallies:
+        take(db, lanes, n, tallies, now)
     return Directives(
         cancel=tuple(_asked_to_cancel(db, n)), paused=tuple(paused(db, now)), wanted=wanted(db, status.id)
     )
@@ -206,6 +213,7 @@ def sweep(
         bell.ring(Topic.READY)
     _mark_dead(db, n, dead, steady, boot)
     forget_wishes(db)
+    join(db, now)
     lost = _rescue(db, n, now)
     pruned, blobs = hand.prune(db, now)
     return Swept(lost=lost, staged=staged, pruned=pruned, under_way=hand.under_way, blobs=blobs)

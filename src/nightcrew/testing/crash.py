@@ -36,6 +36,7 @@ from nightcrew.engine import (
 )
 from nightcrew.errors import ConfigurationError
 from nightcrew.job import JobDetail, JobRecord, NewJob, Report, Transition
+from nightcrew.tallies import Tally
 
 T = TypeVar("T")
 
@@ -57,6 +58,7 @@ METHODS = (
     "search",
     "failures",
     "stats",
+    "tallies",
     "workers",
     "change",
     "load",
@@ -161,8 +163,8 @@ class CrashingEngine:
     async def report(self, reports: Sequence[Report]) -> list[bool]:
         return await self._around("report", self.inner.report(reports))
 
-    async def renew(self, status: WorkerStatus) -> Directives:
-        return await self._around("renew", self.inner.renew(status))
+    async def renew(self, status: WorkerStatus, tallies: Sequence[Tally] = ()) -> Directives:
+        return await self._around("renew", self.inner.renew(status, tallies))
 
     async def retire(self, worker: str) -> None:
         await self._around("retire", self.inner.retire(worker))
@@ -190,6 +192,9 @@ class CrashingEngine:
 
     async def stats(self) -> Stats:
         return await self._around("stats", self.inner.stats())
+
+    async def tallies(self, since: float, until: float, step: int) -> list[Tally]:
+        return await self._around("tallies", self.inner.tallies(since, until, step))
 
     async def workers(self) -> list[WorkerInfo]:
         return await self._around("workers", self.inner.workers())

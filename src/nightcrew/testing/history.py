@@ -53,6 +53,7 @@ from nightcrew.errors import (
     VersionConflict,
 )
 from nightcrew.job import Grant, JobDetail, JobRecord, NewJob, Report, Transition
+from nightcrew.tallies import Tally
 
 Kind = Literal["invoke", "ok", "fail", "info"]
 
@@ -294,10 +295,10 @@ class RecordingEngine:
             ]
         return answers
 
-    async def renew(self, status: WorkerStatus) -> Directives:
+    async def renew(self, status: WorkerStatus, tallies: Sequence[Tally] = ()) -> Directives:
         asked = Fields(worker=status.id, lease=status.lease, host=status.host, boot=status.boot)
         with self.recorder.operation("renew", [asked]) as said:
-            directives = await self.inner.renew(status)
+            directives = await self.inner.renew(status, tallies)
             said.append(Fields(worker=status.id, value="lost" if directives.lost else "held"))
         return directives
 
@@ -345,6 +346,10 @@ class RecordingEngine:
     async def stats(self) -> Stats:
         with self.recorder.operation("stats"):
             return await self.inner.stats()
+
+    async def tallies(self, since: float, until: float, step: int) -> list[Tally]:
+        with self.recorder.operation("tallies"):
+            return await self.inner.tallies(since, until, step)
 
     async def workers(self) -> list[WorkerInfo]:
         with self.recorder.operation("workers"):

@@ -1,7 +1,9 @@
-"""The HTTP API of what runs jobs: queues, workers and tasks."""
+"""The HTTP API of what runs jobs: queues, workers and tasks, and how much they get done."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from http import HTTPStatus
 
 from starlette.responses import Response
@@ -9,29 +11,33 @@ from starlette.responses import Response
 from nightcrew.asked import due
 from nightcrew.documents import Wish
 from nightcrew.reasons import needs
+from nightcrew.tallies import HOUR
 from nightcrew.web.desk import Desk
 from nightcrew.web.problems import Refused
-from nightcrew.web.requests import PauseRequest
+from nightcrew.web.requests import PauseRequest, TallyQuery
 from nightcrew.web.routes import Route, Visit
 from nightcrew.web.scopes import Scope
 from nightcrew.web.views import (
     DoneView,
     QueueList,
+    TallyList,
     TaskList,
     TaskView,
     WorkerList,
     json_response,
     pause_view,
     queue_view,
+    tally_list,
     worker_view,
 )
 
 
 class Fleet:
-    """The routes of ``/api`` that are about queues, workers and tasks."""
+    """The routes of ``/api`` that are about queues, workers and tasks. `clock` tells Unix seconds."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, clock: Callable[[], float] = time.time) -> None:
         self._desk = desk
+        self._clock = clock
 
     def routes(self) -> list[Route]:
         """The part of the table that is answered here."""
@@ -47,6 +53,7 @@ class Fleet:
                 answer=DoneView,
             ),
             Route("POST", "/api/queues/{queue}/resume", Scope.OPERATE, self.resume, answer=DoneView),
+            Route("GET", "/api/tallies", Scope.READ, self.tallies, query=TallyQuery, answer=TallyList),
             Route("GET", "/api/workers", Scope.READ, self.workers, answer=WorkerList),
             Route("POST", "/api/workers/{worker}/quiet", Scope.OPERATE, self.quiet, answer=DoneView),
             Route("POST", "/api/workers/{worker}/stop", Scope.OPERATE, self.stop, answer=DoneView),
@@ -62,6 +69,14 @@ class Fleet:
         found = [queue_view(need.stats, need.problem) for need in needs(stats, workers, why)]
         paused = [pause_view(queue, pause) for queue, pause in sorted(stats.paused.items())]
         return json_response(QueueList(found, paused, stats.running, stats.counted_to))
+
+    async def tallies(self, visit: Visit) -> Response:
+        """How much has ended by steps of time, queues and tasks, and how long it waited and ran."""
+        asked: TallyQuery = visit.query
+        until = self._clock() if asked.until is None else asked.until.timestamp()
+        since = until - HOUR if asked.since is None else asked.since.timestamp()
+        found = await self._desk.ask(lambda store: store.tallies(since, until, asked.step))
+        return json_response(tally_list(asked.step, found))
 
     async def pause(self, visit: Visit) -> Response:
         """Have no worker take further jobs of a queue, from about a second on; what runs goes on."""

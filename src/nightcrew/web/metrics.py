@@ -1,19 +1,26 @@
-"""Figures for Prometheus, in its text format: what waits and runs at the moment of asking. Nothing is counted here."""
+"""Figures for Prometheus, in its text format: what waits and runs at the moment of asking, and what has ended lately.
+
+Nothing is counted here: workers count, and tell with their heartbeats.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from starlette.responses import Response
 
 from nightcrew.engine import Stats, WorkerInfo
+from nightcrew.tallies import MINUTE, Tally, percentile, totals
 from nightcrew.web.desk import Desk
 from nightcrew.web.following import Following
 from nightcrew.web.routes import Route, Visit
 from nightcrew.web.scopes import Scope
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+ENDED = 5 * MINUTE
+"""Seconds for which it is told what has ended."""
 
 Sample = tuple[Mapping[str, str], float]
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
@@ -35,8 +42,12 @@ class Metrics:
         """Figures of what waits and runs, for Prometheus."""
         stats = await self._desk.ask(lambda store: store.stats())
         workers = await self._desk.ask(lambda store: store.workers())
+        now = self._clock()
+        until = now // MINUTE * MINUTE  # of a minute that is not over, the figures are not whole
+        ended = await self._desk.ask(lambda store: store.tallies(until - ENDED, until, MINUTE))
         families = [
-            *_of_queues(stats, self._clock()),
+            *_of_queues(stats, now),
+            *_of_tallies(totals(ended)),
             *_of_workers(workers),
             gauge(
                 "followers", "Event streams that are open in this process.", [({}, self._following.followers)]
@@ -66,6 +77,34 @@ def _of_queues(stats: Stats, now: float) -> list[str]:
             [({"queue": name}, 1) for name in stats.paused],
         ),
     ]
+
+
+def _of_tallies(ended: Iterable[Tally]) -> list[str]:
+    lanes = [({"queue": tally.queue, "task": tally.task}, tally) for tally in ended]
+    within = f"within the last {ENDED // MINUTE} whole minutes"
+    how = ("succeeded", "failed", "retried", "other")
+    counts = [({**of, "how": name}, getattr(tally, name)) for of, tally in lanes for name in how]
+    return [
+        gauge("jobs_ended", f"Attempts that ended {within}.", counts),
+        gauge(
+            "wait_seconds",
+            f"How long jobs that ended {within} had waited since they were due; right within a factor of two.",
+            _quantiles((of, tally.waits) for of, tally in lanes),
+        ),
+        gauge(
+            "run_seconds",
+            f"How long attempts that ended {within} ran; right within a factor of two.",
+            _quantiles((of, tally.runs) for of, tally in lanes),
+        ),
+    ]
+
+
+def _quantiles(found: Iterable[tuple[Mapping[str, str], Sequence[int]]]) -> Iterator[Sample]:
+    for of, histogram in found:
+        for share in (0.5, 0.95, 0.99):
+            duration = percentile(histogram, share)
+            if duration is not None:
+                yield {**of, "quantile": f"{share}"}, duration
 
 
 def _of_workers(workers: Iterable[WorkerInfo]) -> list[str]:

@@ -37,6 +37,7 @@ from nightcrew.remoting import (
     PROTOCOL,
     SEARCHES,
     STATS,
+    TALLIES,
     WORKERS,
     ChangeAnswer,
     ChangeRequest,
@@ -50,9 +51,11 @@ from nightcrew.remoting import (
     SentJob,
     StoreAnswer,
     StoreRequest,
+    TalliesRequest,
 )
 from nightcrew.seal import is_sealed
 from nightcrew.storable import find_blobs
+from nightcrew.tallies import Tally
 from nightcrew.web.desk import Desk, is_own, origin_of, sees
 from nightcrew.web.events import COME_BACK, EventStream, beats, frame
 from nightcrew.web.following import Followed, Following
@@ -87,6 +90,7 @@ class Remote:
             Route("POST", FAILURES, read, self.failures, body=FailuresRequest, answer=list[FailureGroup]),
             Route("GET", STATS, read, self.stats, answer=Stats),
             Route("GET", WORKERS, read, self.workers, answer=list[WorkerInfo]),
+            Route("POST", TALLIES, read, self.tallies, body=TalliesRequest, answer=list[Tally]),
             Route(
                 "POST", EVENTS, read, self.events, own=True, body=RecordsRequest, content="text/event-stream"
             ),
@@ -211,6 +215,12 @@ class Remote:
     async def workers(self, visit: Visit) -> Response:  # noqa: ARG002
         """The workers that were seen lately."""
         return json_response(await self._desk.ask(lambda store: store.workers()))
+
+    async def tallies(self, visit: Visit) -> Response:
+        """What has ended, by steps of time, queues and tasks."""
+        asked: TalliesRequest = visit.body
+        found = await self._desk.ask(lambda store: store.tallies(asked.since, asked.until, asked.step))
+        return json_response(found)
 
     def _shown(self, visit: Visit, record: JobRecord) -> JobRecord:
         return self._desk.shown(visit.who, record).record

@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 from nightcrew.documents import MAX_REASON
 from nightcrew.job import JobState
 from nightcrew.options import DAY
+from nightcrew.tallies import HOUR
 
 MAX_PAGE = 500
 MAX_TEXT = 200
@@ -124,6 +125,17 @@ class FailureQuery(Struct, frozen=True, forbid_unknown_fields=True):
     since: Moment | None = None
     """Those since then; by default all that are kept."""
     limit: Annotated[int, Meta(ge=1, le=200)] = 50
+
+
+class TallyQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which figures of what has ended to look at, the oldest first."""
+
+    since: Moment | None = None
+    """By default an hour before `until`."""
+    until: Moment | None = None
+    """By default now."""
+    step: Annotated[int, Meta(ge=60, le=30 * 24 * HOUR)] = 60
+    """Seconds of each step, which begin at multiples of it: whole minutes, and no more than 1,500 steps."""
 
 
 class JobLook(Struct, frozen=True, forbid_unknown_fields=True):

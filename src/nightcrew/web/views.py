@@ -5,7 +5,7 @@ Fields are added, never renamed or taken away. Times are given as RFC 3339 in UT
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
@@ -18,6 +18,7 @@ from nightcrew.codec import unescape_result
 from nightcrew.documents import Pause
 from nightcrew.engine import FailureGroup, QueueStats, WorkerInfo
 from nightcrew.job import AttemptRecord, ErrorInfo, JobDetail, JobRecord, JobState, Outcome
+from nightcrew.tallies import BUCKETS, Percentiles, Tally, longest, percentiles
 
 _encode = msgspec.json.Encoder().encode
 
@@ -161,6 +162,39 @@ class FailureList(Struct, frozen=True):
     """What fails, the latest first."""
 
     failures: list[FailureView]
+
+
+class TallyView(Struct, frozen=True):
+    """What has ended of one task on one queue within one step of time."""
+
+    at: datetime
+    """The beginning of the step."""
+    queue: str
+    task: str
+    succeeded: int
+    failed: int
+    """Dead letters."""
+    retried: int
+    """Attempts that failed, or were lost, and will be followed by another."""
+    other: int
+    """Cancelled, snoozed, interrupted."""
+    wait_seconds: Percentiles
+    """Of their first starts since they were due. Estimates: right within a factor of two, as are those of `run_seconds`."""
+    run_seconds: Percentiles
+    """Of each attempt."""
+    waits: tuple[int, ...]
+    """The histogram behind `wait_seconds`: how many were shorter than the same place of `bounds`, and not of the one before."""
+    runs: tuple[int, ...]
+
+
+class TallyList(Struct, frozen=True):
+    """What has ended, by time, queue and task; steps in which nothing ended are left out."""
+
+    step: int
+    """Seconds."""
+    tallies: list[TallyView]
+    bounds: list[float]
+    """Seconds up to which each place of the histograms goes. The last has whatever is longer, too."""
 
 
 class QueueView(Struct, frozen=True):
@@ -417,6 +451,27 @@ def failure_view(group: FailureGroup) -> FailureView:
         outcome=group.outcome,
         type=group.type,
         message=group.message,
+    )
+
+
+def tally_list(step: int, found: Iterable[Tally]) -> TallyList:
+    """What has ended, as it is sent."""
+    return TallyList(step, [_tally_view(tally) for tally in found], [longest(n) for n in range(BUCKETS)])
+
+
+def _tally_view(tally: Tally) -> TallyView:
+    return TallyView(
+        at=certain(tally.at),
+        queue=tally.queue,
+        task=tally.task,
+        succeeded=tally.succeeded,
+        failed=tally.failed,
+        retried=tally.retried,
+        other=tally.other,
+        wait_seconds=percentiles(tally.waits),
+        run_seconds=percentiles(tally.runs),
+        waits=tally.waits,
+        runs=tally.runs,
     )
 
 

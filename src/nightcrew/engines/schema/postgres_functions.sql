@@ -512,19 +512,91 @@ END $$;
 -- The same, and what people have decided about queues and this worker: as they wrote it, with the time by which it is to
 -- be read.
 CREATE OR REPLACE FUNCTION {schema}.heartbeat(
-    who text, on_host text, on_boot text, journals text, leased double precision, says json,
-    moment double precision DEFAULT NULL, OUT lost boolean, OUT cancelled text[], OUT cancelled_fences integer[],
-    OUT queues text[], OUT notes text[], OUT wanted text, OUT at double precision
+    who text, on_host text, on_boot text, journals text, leased double precision, says json, figures json,
+    latest double precision, moment double precision DEFAULT NULL,
+    OUT lost boolean, OUT cancelled text[], OUT cancelled_fences integer[],
+    OUT queues text[], OUT notes text[], OUT wanted text, OUT read_at double precision
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off AS $$
 BEGIN
-    at := now_or(moment);
+    read_at := now_or(moment);
     SELECT r.* INTO lost, cancelled, cancelled_fences
     FROM renew(who, on_host, on_boot, journals, leased, says, moment) r;
     SELECT array_agg(key ORDER BY key), array_agg(value::text ORDER BY key) INTO queues, notes
     FROM document WHERE kind = 'queue';
     SELECT value::text INTO wanted FROM document WHERE kind = 'worker' AND key = who;
+    IF figures IS NOT NULL AND NOT lost THEN
+        -- Figures only grow: one that comes late must not replace a later one.
+        INSERT INTO tally AS t (step, at, lane, worker, succeeded, failed, retried, other, waits, runs)
+        SELECT 60, f.at::bigint, l.id, w.n, f.succeeded, f.failed, f.retried, f.other,
+            ARRAY(SELECT json_array_elements_text(f.waits)::bigint), ARRAY(SELECT json_array_elements_text(f.runs)::bigint)
+        FROM json_to_recordset(figures) AS f(
+            at double precision, task text, queue text, succeeded bigint, failed bigint, retried bigint, other bigint, waits json,
+            runs json
+        ) JOIN lane l ON l.queue = f.queue AND l.task = f.task JOIN worker w ON w.id = who
+        WHERE f.at BETWEEN read_at - latest AND read_at + latest
+        ON CONFLICT (step, at, lane, worker) DO UPDATE SET succeeded = excluded.succeeded, failed = excluded.failed,
+            retried = excluded.retried, other = excluded.other, waits = excluded.waits, runs = excluded.runs
+        WHERE excluded.succeeded + excluded.failed + excluded.retried + excluded.other
+            > t.succeeded + t.failed + t.retried + t.other;
+    END IF;
 END $$;
+
+-- As workers of the version before say it, which count nothing.
+CREATE OR REPLACE FUNCTION {schema}.heartbeat(
+    who text, on_host text, on_boot text, journals text, leased double precision, says json,
+    moment double precision DEFAULT NULL, OUT lost boolean, OUT cancelled text[], OUT cancelled_fences integer[],
+    OUT queues text[], OUT notes text[], OUT wanted text, OUT at double precision
+)
+LANGUAGE sql SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off AS $$
+    SELECT * FROM heartbeat(who, on_host, on_boot, journals, leased, says, NULL::json, 0, moment)
+$$;
+
+-- Make the oldest figures of `fine` seconds into one of `coarse`, for all workers, once they are `age` seconds old. Answers
+-- whether there were some. Nothing comes later for a time that is over so long.
+CREATE OR REPLACE FUNCTION {schema}.join_tallies(
+    fine integer, coarse integer, age double precision, moment double precision DEFAULT NULL
+) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off SET enable_seqscan = off AS $$
+#variable_conflict use_column
+DECLARE
+    began bigint;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.tallies', 0)) THEN
+        RETURN false; -- somebody else is at it
+    END IF;
+    SELECT min(at) / coarse * coarse INTO began FROM tally WHERE step = fine;
+    IF began IS NULL OR began + coarse + age > now_or(moment) THEN
+        RETURN false;
+    END IF;
+    WITH gone AS (
+        DELETE FROM tally WHERE step = fine AND at >= began AND at < began + coarse RETURNING *
+    ), waited AS (
+        SELECT lane, array_agg(sum ORDER BY n) AS waits FROM (
+            SELECT lane, n, sum(v) FROM gone, unnest(waits) WITH ORDINALITY u(v, n) GROUP BY lane, n
+        ) x GROUP BY lane
+    ), ran AS (
+        SELECT lane, array_agg(sum ORDER BY n) AS runs FROM (
+            SELECT lane, n, sum(v) FROM gone, unnest(runs) WITH ORDINALITY u(v, n) GROUP BY lane, n
+        ) x GROUP BY lane
+    ), summed AS (
+        SELECT lane, sum(succeeded) AS succeeded, sum(failed) AS failed, sum(retried) AS retried, sum(other) AS other
+        FROM gone GROUP BY lane
+    )
+    INSERT INTO tally(step, at, lane, worker, succeeded, failed, retried, other, waits, runs)
+    SELECT coarse, began, lane, 0, succeeded, failed, retried, other, coalesce(waits, '{}'), coalesce(runs, '{}')
+    FROM summed LEFT JOIN waited USING (lane) LEFT JOIN ran USING (lane)
+    ON CONFLICT DO NOTHING;
+    RETURN true;
+END $$;
+
+-- Forget figures of so many seconds that are older than `age`.
+CREATE OR REPLACE FUNCTION {schema}.forget_tallies(
+    coarse integer, age double precision, moment double precision DEFAULT NULL
+) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = {schema}, pg_temp SET jit = off SET enable_seqscan = off AS $$
+    DELETE FROM tally WHERE step = coarse AND at < now_or(moment) - age
+$$;
 
 -- Take a worker off the list. One that still holds grants is left to be rescued.
 CREATE OR REPLACE FUNCTION {schema}.retire(who text) RETURNS void

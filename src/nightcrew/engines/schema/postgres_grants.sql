@@ -36,7 +36,7 @@ BEGIN
             ('reader', '{now_or}'),
             ('worker', '{enqueue,enqueue_one,store,joins,make_streams,set_apart,fate,claim,claim_outcome,finish,settled,report}'),
             ('worker', '{renew,heartbeat,retire,sweep,sweep_outcome,swept,prune,make_partitions,retire_day,drop_days}'),
-            ('worker', '{claim_outcome,sweep_outcome,cancel_job,retry_job,save_document,now_or}')
+            ('worker', '{claim_outcome,sweep_outcome,cancel_job,retry_job,save_document,now_or,join_tallies,forget_tallies}')
         ) may(part, calls)
         JOIN pg_proc p ON p.proname = ANY (may.calls) AND p.pronamespace = '{schema}'::regnamespace
     LOOP

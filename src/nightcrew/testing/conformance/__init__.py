@@ -24,6 +24,7 @@ from nightcrew.testing.conformance.people import PeopleSuite
 from nightcrew.testing.conformance.rescue import RescueSuite
 from nightcrew.testing.conformance.running import RunningSuite
 from nightcrew.testing.conformance.stage import Hand, ManualClock, Store, StoreClock, a_job, wait_until
+from nightcrew.testing.conformance.tallies import TalliesSuite
 from nightcrew.testing.conformance.upkeep import UpkeepSuite
 
 __all__ = ["EngineSuite", "Hand", "ManualClock", "Store", "StoreClock", "a_job", "wait_until"]
@@ -43,5 +44,6 @@ class EngineSuite(
     DirectingSuite,
     FailuresSuite,
     NarrowSuite,
+    TalliesSuite,
 ):
     """Everything that is asked of an engine."""

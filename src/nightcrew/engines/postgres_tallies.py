@@ -1,0 +1,44 @@
+"""Figures of what has ended, in the PostgreSQL store: as heartbeats bring them, joined as they grow old, read by time."""
+
+from __future__ import annotations
+
+import msgspec
+
+from nightcrew.engines.postgres_link import Link
+from nightcrew.tallies import KEPT, LEVELS, MOST_READ, Tally, check_span, gathered
+
+_JOIN = "SELECT {s}.join_tallies(%s::integer, %s::integer, %s::double precision, %s::double precision)"
+_FORGET = "SELECT {s}.forget_tallies(%s::integer, %s::double precision, %s::double precision)"
+_READ = """
+    SELECT t.at, l.task, l.queue, t.succeeded, t.failed, t.retried, t.other, to_json(t.waits)::text, to_json(t.runs)::text
+    FROM (
+        SELECT * FROM {s}.tally WHERE step = %s AND at >= %s AND at < %s ORDER BY at DESC LIMIT %s
+    ) t JOIN {s}.lane l ON l.id = t.lane
+"""
+_JOINED = 50
+"""Most spans that one round joins."""
+_histogram = msgspec.json.Decoder(tuple[int, ...])
+
+
+async def join(link: Link, moment: float | None) -> None:
+    """Make the oldest figures of each length into one of the next, and forget the oldest of all."""
+    for step, longer, age in LEVELS:
+        for _ in range(_JOINED):
+            [(done,)] = await link.ask(_JOIN, step, longer, age, moment)
+            if not done:
+                break
+    await link.ask(_FORGET, LEVELS[-1][1], KEPT, moment)
+
+
+async def read(link: Link, since: float, until: float, step: int) -> list[Tally]:
+    """What has ended in a span of time, by steps."""
+    first, last = check_span(since, until, step)
+    steps = sorted({length for one, other, _ in LEVELS for length in (one, other)})
+    sql = _READ.replace("{s}", link.address.quoted).encode()
+    answers = await link.look([(sql, [length, first, last, MOST_READ]) for length in steps])
+    found = [
+        Tally(at, task, queue, won, lost, again, other, _histogram.decode(waits), _histogram.decode(runs))
+        for answer in answers
+        for at, task, queue, won, lost, again, other, waits, runs in answer
+    ]
+    return gathered(found, step)

@@ -275,13 +275,20 @@ async def spill(store: BlobStore, data: bytes, limit: int) -> tuple[bytes, tuple
 
 
 async def unspill(store: BlobStore, data: bytes) -> bytes:
-    """The JSON itself, wherever it is kept. Raises `BlobNotFound`."""
+    """The JSON itself, wherever it is kept. Raises `BlobNotFound`, and `LimitExceeded` past 64 MiB."""
     if not is_spilled(data):
         return data
     blob = _decode_envelope(data).blob
+    if blob.size > MAX_SPILLED:
+        raise LimitExceeded(
+            f"arguments and results may have {MAX_SPILLED:,} bytes as JSON, and blob {blob.id} has {blob.size:,}; "
+            "pass large content as a file: app.blobs.put(...)"
+        )
     content = bytearray()
-    async for chunk in store.read(blob.id):
-        content += chunk
+    # Somebody may have said that a large file is a small one: then no more of it is read than that.
+    async with aclosing(_closable(store.read(blob.id, 0, blob.size + 1))) as chunks:
+        async for chunk in chunks:
+            content += chunk
     if len(content) != blob.size:
         raise BlobNotFound(_incomplete(blob, len(content)))
     return bytes(content)

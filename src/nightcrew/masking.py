@@ -14,6 +14,8 @@ MASK = "••••••"
 """Stands where a value is not shown; given back in edited arguments, it means the value as it was."""
 RESULT = "return"
 """The name by which ``masked=`` means the result: no parameter can be called so."""
+_ELSEWHERE = "$blob"
+"""The only name in arguments that are kept elsewhere, because they are large."""
 _SHORTEST = 4
 """Shorter values are not looked for in texts: they would be found everywhere."""
 
@@ -65,6 +67,8 @@ class Masked:
             named = _decode_names(args)
         except msgspec.DecodeError:
             return _MASKED
+        if _ELSEWHERE in named:
+            return _MASKED  # not even where they are: there they are not masked
         return _encode({name: Raw(_MASKED) if name in self.names else value for name, value in named.items()})
 
     def result(self, result: bytes | None) -> bytes | None:
@@ -83,7 +87,9 @@ class Masked:
         return _encode(named)
 
     def text(self, text: str) -> str:
-        """What the job said or raised, without the marked values that are in it."""
+        """What the job said or raised, without the marked values that are in it; nothing where they are not known."""
+        if self._secrets is None:
+            return MASK if text else text
         for secret in self._secrets:
             text = text.replace(secret, MASK)
         return text
@@ -94,14 +100,19 @@ class Masked:
         return replace(error, message=self.text(error.message), traceback=self.text(error.traceback))
 
 
-def _secrets(data: bytes, names: frozenset[str]) -> list[str]:
-    """The marked values as they may stand in a text, the longest first: one may contain another."""
+def _secrets(data: bytes, names: frozenset[str]) -> list[str] | None:
+    """The marked values as they may stand in a text, the longest first: one may contain another.
+
+    None where the arguments are kept elsewhere, so that what to look for is not known.
+    """
     if not names:
         return []
     try:
         args = _decode_any(data)
     except msgspec.DecodeError:
         return []
+    if isinstance(args, dict) and _ELSEWHERE in args:
+        return None
     marked = [args.get(name) for name in names] if isinstance(args, dict) else []
     return sorted({text for text in _texts(marked) if len(text) >= _SHORTEST}, key=len, reverse=True)
 

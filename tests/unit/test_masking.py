@@ -50,6 +50,15 @@ def test_of_arguments_that_cannot_be_read_nothing_is_shown(args: bytes) -> None:
     assert json.loads(Masked(job(args, "card")).record.args) == MASK
 
 
+def test_of_arguments_that_are_kept_elsewhere_neither_the_place_nor_what_was_said_is_shown() -> None:
+    there = b'{"$blob":{"id":"0199f3c2-7d1e-4abc-8def-0123456789ab","name":"data.json","size":9,"sha256":""}}'
+    masked = Masked(job(there, "card"))
+    assert json.loads(masked.record.args) == MASK
+    assert masked.text("no money on 4111 1111") == MASK
+    assert masked.text("") == ""
+    assert Masked(job(there)).record.args == there
+
+
 def test_a_result_is_shown_unless_it_is_marked() -> None:
     assert Masked(job(ARGS, "card", result=b"42")).record.result == b"42"
     assert json.loads(Masked(job(ARGS, "return", result=b"42")).record.result or b"") == MASK

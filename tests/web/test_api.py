@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import re
 import time
 import uuid
@@ -13,6 +15,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from nightcrew.client import new_id
 from nightcrew.tallies import Tally
 from tests.waiting import await_until
 from tests.web.sites import Shop
@@ -240,8 +243,45 @@ async def test_marked_values_are_shown_to_nobody_else(shop: Shop) -> None:
         again = await other.post(f"/api/jobs/{job}/copy", json={"args": {"card": "••••••", "amount": 6}})
         async with shop.worker():
             await await_until(lambda: is_done(other, again.headers["location"]))
+        for what in ("", "/result", "/detail"):
+            assert card not in (await other.get(again.headers["location"] + what)).text, (
+                "who copies learns nothing"
+            )
         record = await shop.app.aget(again.json()["id"])
         assert await record.aresult(5) == f"paid 6 with {card}"
+
+
+async def test_marked_values_that_are_kept_elsewhere_are_not_to_be_found_there(shop: Shop) -> None:
+    card = "4111-1111 " * 10_000
+    async with (
+        shop.client(await shop.token("enqueue")) as owner,
+        shop.client(await shop.token("read")) as reader,
+    ):
+        job = await enqueue(owner, "shop.charge", args={"card": card, "amount": 5})
+        kept = (await shop.app.aget(job)).record.args
+        assert kept.startswith(b'{"$blob"'), "too large to be kept with the job"
+        place = json.loads(kept)["$blob"]["id"]
+        for path in (f"/api/jobs/{job}/detail", f"/jobs/{job}"):
+            seen = await reader.get(path)
+            assert seen.status_code == 200
+            assert place not in seen.text
+            assert "4111" not in seen.text
+        one = await reader.get(f"/api/remote/jobs/{job}")
+        looks = await reader.post("/api/remote/looks", json={"ids": [job]})
+        found = await reader.post("/api/remote/searches", json={})
+        shown = (one.json()["detail"]["job"], looks.json()["jobs"][0], found.json()["jobs"][0])
+        assert [json.loads(base64.b64decode(record["args"])) for record in shown] == ["••••••"] * 3
+
+
+async def test_a_large_file_that_is_said_to_be_arguments_is_not_read_into_memory(shop: Shop) -> None:
+    async with shop.client(await shop.token("enqueue")) as client:
+        blob = (await client.post("/api/blobs", content=b'{"a":' + b" " * 3_000_000 + b"1}")).json()
+        for size, status in ((100 << 20, 413), (10, 404)):
+            sent = {"id": new_id(), "task": "shop.add", "queue": "default"}
+            args = {"$blob": {**blob, "size": size}}
+            stored = await client.post("/api/remote/jobs", json={"jobs": [{**sent, "args": args}]})
+            assert stored.status_code == 200
+            assert (await client.get(f"/api/jobs/{sent['id']}/detail")).status_code == status
 
 
 async def test_tasks_of_others_are_taken_only_where_that_is_allowed(database_url: str) -> None:

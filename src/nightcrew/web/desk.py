@@ -254,7 +254,9 @@ class Desk:
             priority=old.priority,
             max_attempts=old.max_attempts,
             rerun_if_lost=old.rerun_if_lost,
-            extras=msgspec.structs.replace(old.extras, origin=origin_of(who), expires_at=None, trace=None),
+            extras=msgspec.structs.replace(
+                old.extras, origin=f"copy:{origin_of(who)}", expires_at=None, trace=None
+            ),
             blobs=blobs,
             codec=old.codec,
         )
@@ -343,6 +345,7 @@ def sees(who: Who, record: JobRecord) -> bool:
 
 
 def is_own(who: Who, record: JobRecord) -> bool:
+    """Whether they put in what is in a job. Not what is in a copy: who copies a job has not seen what is masked in it."""
     origin = record.extras.origin
     return bool(who.key) and origin is not None and origin.startswith(f"http:{who.key}:")
 

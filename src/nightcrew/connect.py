@@ -90,8 +90,13 @@ def connect_administrator(url: str) -> Administrator:
 
 
 def connect_doctor(url: str) -> Doctor:
-    """Who looks at the store that a URL names. Raises `ConfigurationError`."""
+    """Who looks at the store, or the site, that a URL names. Raises `ConfigurationError`."""
     parts = _split(url)
+    if is_remote(url):
+        link = _remote_blobs(parts).link
+        from nightcrew.engines.remote_doctor import RemoteDoctor
+
+        return RemoteDoctor(link)
     if parts.scheme == "sqlite":
         path = _sqlite_path(parts, url)
         from nightcrew.engines.sqlite_doctor import SqliteDoctor

@@ -30,6 +30,9 @@ FAILURES = "/api/remote/failures"
 TALLIES = "/api/remote/tallies"
 EVENTS = "/api/remote/events"
 BLOBS = "/api/blobs"
+HEALTH = "/api/health"
+DOCTOR = "/api/doctor"
+LIVE, READY = "/healthz", "/readyz"
 
 _NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.:/\-]{0,199}$"
 _UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
@@ -54,6 +57,10 @@ class Hello(Struct, frozen=True):
     """Larger arguments go to the blob store first."""
     body_bytes: int
     """Most that one request may have."""
+    token: str = ""
+    """The name of the token."""
+    ends_at: float | None = None
+    """When the token ends by itself; Unix seconds."""
 
 
 class SentJob(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

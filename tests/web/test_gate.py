@@ -42,6 +42,7 @@ MAY = {
     "POST /session": EVERYBODY,
     "POST /session/end": EVERYBODY,
     "GET /api/health": READERS,
+    "GET /api/doctor": OPERATORS,
     "POST /api/jobs": ENQUEUERS,
     "GET /api/jobs": READERS,
     "GET /api/failures": READERS,

@@ -231,9 +231,10 @@ def migrate(
 @store_options
 @json_option
 def doctor(url: str | None, app: str | None, as_json: bool) -> None:
-    """Look for what is wrong with the store, and say what to do.
+    """Look for what is wrong with the store, or the way to a site, and say what to do.
 
-    Changes nothing. On PostgreSQL it looks at what would make it slow or lose jobs: old transactions,
+    Changes nothing. Of a site (https://…): whether it can be reached and trusted, the clocks, the token and its
+    end, versions, and whether it can work; with a token that may operate, also of its own store. On PostgreSQL it looks at what would make it slow or lose jobs: old transactions,
     rows that are not cleaned away, partitions, clocks, poolers, connections, durability, rights;
     on every store at workers and at what waits for them. Exits with 1 when something is wrong.
 
@@ -241,6 +242,7 @@ def doctor(url: str | None, app: str | None, as_json: bool) -> None:
     Examples:
       nightcrew doctor
       nightcrew doctor --url postgresql://db/shop --json | jq '.findings[] | .what'
+      nightcrew doctor --url https://jobs.example.org
     """
     from nightcrew.cli.doctor import examine
 

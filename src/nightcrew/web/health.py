@@ -8,8 +8,11 @@ from http import HTTPStatus
 from msgspec import Struct
 from starlette.responses import PlainTextResponse, Response
 
+from nightcrew.connect import connect_doctor
 from nightcrew.documents import Kind
 from nightcrew.errors import EngineError
+from nightcrew.health import Examination
+from nightcrew.remoting import DOCTOR, HEALTH, LIVE, READY
 from nightcrew.web.desk import Desk
 from nightcrew.web.routes import Route, Visit
 from nightcrew.web.scopes import Scope
@@ -41,14 +44,15 @@ class Health:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._examining: asyncio.Task[Examination] | None = None
 
     def routes(self) -> list[Route]:
         """The part of the table that is answered here."""
         return [
-            Route("GET", "/healthz", Scope.PUBLIC, self.live, probe=True, content="text/plain"),
+            Route("GET", LIVE, Scope.PUBLIC, self.live, probe=True, content="text/plain"),
             Route(
                 "GET",
-                "/readyz",
+                READY,
                 Scope.PUBLIC,
                 self.ready,
                 probe=True,
@@ -57,12 +61,13 @@ class Health:
             ),
             Route(
                 "GET",
-                "/api/health",
+                HEALTH,
                 Scope.READ,
                 self.show,
                 answer=HealthView,
                 others={503: "Something that it cannot do without is not there."},
             ),
+            Route("GET", DOCTOR, Scope.OPERATE, self.examine, answer=Examination),
         ]
 
     async def live(self, visit: Visit) -> Response:  # noqa: ARG002 - who asks makes no difference
@@ -82,6 +87,15 @@ class Health:
         ok = checks[0].ok
         status = HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE
         return json_response(HealthView(ok, checks), status)
+
+    async def examine(self, visit: Visit) -> Response:  # noqa: ARG002
+        """What is wrong with the store, and what to do: as `nightcrew doctor` finds it from here."""
+        examining = self._examining
+        if examining is None or examining.done():
+            # It reads much: those who ask meanwhile are told the same.
+            examining = asyncio.create_task(connect_doctor(self._desk.app.url).examine())
+            self._examining = examining
+        return json_response(await asyncio.shield(examining))
 
     async def _store(self) -> Check:
         loop = asyncio.get_running_loop()

@@ -104,7 +104,10 @@ class Remote:
             ours = ""
         limits = await self._desk.ask(_limits)
         scopes = sorted(scope.value for scope in visit.who.scopes)
-        return json_response(Hello(PROTOCOL, ours, scopes, limits.inline_bytes, self._limits.body))
+        who = visit.who
+        return json_response(
+            Hello(PROTOCOL, ours, scopes, limits.inline_bytes, self._limits.body, who.name, who.ends_at)
+        )
 
     # enqueueing
 

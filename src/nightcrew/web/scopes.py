@@ -48,6 +48,8 @@ class Who(Struct, frozen=True):
     """Of the token; what it enqueued is known by this as its own."""
     address: str = ""
     """Where the request came from."""
+    ends_at: float | None = None
+    """When the token or session ends by itself; Unix seconds."""
 
     @property
     def is_known(self) -> bool:

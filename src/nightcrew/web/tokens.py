@@ -233,7 +233,8 @@ class Tokens:
         token = _token(document.value)
         if not _lives(token.expires_at, self._clock()):
             return None
-        return token.expires_at, Who(token.name, with_implied(token.scopes), "token", token.id)
+        end = token.expires_at
+        return end, Who(token.name, with_implied(token.scopes), "token", token.id, ends_at=end)
 
     async def _of_session(self, key: str) -> tuple[float | None, Who] | None:
         [document] = await self._ask(lambda store: store.load(Kind.SESSION, (key,)))
@@ -247,7 +248,8 @@ class Tokens:
             if await self._of_token(session.token) is None:
                 return None
             own = session.token[:16]
-        return session.expires_at, Who(session.name, with_implied(session.scopes), "session", own)
+        end = session.expires_at
+        return end, Who(session.name, with_implied(session.scopes), "session", own, ends_at=end)
 
     def _guess(self) -> None:
         now = self._clock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,20 @@ async def test_a_token_sees_and_cancels_only_what_it_enqueued(house: House) -> N
             await reader.acancel(job.id)
         with pytest.raises(NotAllowed):
             await reader.tasks["house.add"].aenqueue(1)
+
+
+async def test_top_shows_a_site_from_afar(house: House) -> None:
+    async with house.app("enqueue") as app, house.shop.worker():
+        job = await app.tasks["house.wait"].aenqueue()
+        await await_until(lambda: half_way(job))
+        url = await house.url("read")
+        ended = await asyncio.to_thread(CliRunner().invoke, main, ["top", "--json", "--url", url])
+        assert ended.exit_code == 0, ended.output
+        found = json.loads(ended.stdout)
+        assert [one["id"] for one in found["jobs"]] == [job.id]
+        assert (found["running"], len(found["workers"]), found["queues"]) == (1, 1, [])
+        await job.acancel()
+        await job.afinished(PATIENCE)
 
 
 async def test_an_operator_runs_a_dead_letter_again(house: House) -> None:

@@ -177,6 +177,37 @@ main.add_command(keys)
 
 
 @main.command()
+@click.option("--once", is_flag=True, help="Show it once, and end.")
+@click.option(
+    "--every",
+    type=click.FloatRange(0.2, 3600),
+    default=2.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often to look.",
+)
+@store_options
+@json_option
+def top(every: float, once: bool, url: str | None, app: str | None, as_json: bool) -> None:
+    """Show live how things are, until Ctrl-C.
+
+    First how long the oldest ready job has waited, and how much ended in the last minutes. Then each task on each
+    queue, the longest waiting first: how much of it waits and ends, and within which time half of what ended, and 95 of 100,
+    had waited and ran. Then the longest running jobs, and the workers. What does not fit into the terminal is left
+    out. Where standard output is no terminal, or with --json, everything is shown once.
+
+    \b
+    Examples:
+      nightcrew top
+      nightcrew top --once
+      nightcrew top --json | jq .oldest_ready_seconds
+    """
+    from nightcrew.cli.top import show_top
+
+    show_top(url, app, every=every, once=once, as_json=as_json)
+
+
+@main.command()
 @click.option(
     "--from",
     "from_",

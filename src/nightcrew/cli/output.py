@@ -51,7 +51,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, first: Sequ
     from rich.table import Table
 
     out = console()
-    texts = [[_text(cell) for cell in row] for row in rows]
+    texts = [[text_of(cell) for cell in row] for row in rows]
     widths = [max(len(name), *(row[number].cell_len for row in texts)) for number, name in enumerate(columns)]
     if first and sum(widths) + 2 * len(widths) > out.width:
         _print_stacked(out, columns, texts, widths, first)
@@ -88,7 +88,8 @@ def state_cell(state: str) -> Cell:
     return state, STYLES.get(state, "")
 
 
-def _text(cell: Cell) -> Text:
+def text_of(cell: Cell) -> Text:
+    """A cell as rich draws it: nothing in it can steer the terminal."""
     from rich.text import Text
 
     text, style = (cell, "") if isinstance(cell, str) else cell

@@ -6,11 +6,14 @@ import json
 import time
 from typing import Any
 
+from msgspec.structs import asdict
+
 from nightcrew.codec import unescape_result
 from nightcrew.documents import Pause
 from nightcrew.engine import WorkerInfo
 from nightcrew.job import AttemptRecord, ErrorInfo, JobDetail, JobRecord
 from nightcrew.reasons import Need
+from nightcrew.tallies import Tally, percentiles
 from nightcrew.words import iso
 
 
@@ -109,6 +112,18 @@ def queue(need: Need) -> dict[str, Any]:
         "oldest_ready_at": iso(at),
         "oldest_ready_seconds": None if at is None else round(max(time.time() - at, 0.0), 3),
         "problem": need.problem,
+    }
+
+
+def tally(found: Tally) -> dict[str, Any]:
+    """What has ended within a time."""
+    return {
+        "succeeded": found.succeeded,
+        "failed": found.failed,
+        "retried": found.retried,
+        "other": found.other,
+        "wait_seconds": asdict(percentiles(found.waits)),
+        "run_seconds": asdict(percentiles(found.runs)),
     }
 
 

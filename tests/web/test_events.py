@@ -82,6 +82,21 @@ async def test_a_thousand_followers_of_one_job_share_one_look(shop: Shop, site: 
     assert site.site.following.followers == 0
 
 
+async def test_who_follows_many_jobs_in_one_stream_is_one_follower(shop: Shop, site: Served) -> None:
+    jobs = [await shop.app.tasks["shop.count"].aenqueue(number) for number in range(3)]
+    ids = [job.id for job in (*jobs, jobs[0])]
+    headers = {"content-type": "application/json"}
+    async with (
+        site.client(await shop.token("read")) as client,
+        client.stream("POST", "/api/remote/events", json={"ids": ids}, headers=headers) as answer,
+    ):
+        await await_until(lambda: site.site.following.followers == 1)
+        async with shop.worker():
+            ended = [job_id async for event in events(answer) for job_id in event.data["ids"]]
+    assert sorted(ended) == sorted(job.id for job in jobs), "each is told once"
+    assert site.site.following.followers == 0
+
+
 async def test_a_stream_ends_when_its_token_is_taken_away(shop: Shop, site: Served) -> None:
     job = await shop.app.tasks["shop.count"].aenqueue(1)
     async with site.client(await shop.token("read", name="watcher")) as client:

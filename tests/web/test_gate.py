@@ -157,13 +157,10 @@ def test_the_matrix_knows_every_route(shop: Shop) -> None:
 async def test_every_route_lets_through_whom_it_may(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.site.stop()  # streams end at once
     # So many unknown tokens in a row would be told to wait.
-    monkeypatch.setattr("nightcrew.web.tokens.GUESSES_A_SECOND", 1e9)
+    monkeypatch.setattr("nightcrew.web.tokens.GUESSES", 1e9)
     secrets = await visitors(shop)
     wrong = []
     for role, secret in secrets.items():
-        tokens = shop.site.desk.tokens
-        tokens._guesses = 1_000  # pyright: ignore[reportPrivateUsage]
-        # (How often unknown ones may be tried is not the question here.)
         async with shop.client(secret, **{"sec-fetch-site": "same-origin"}) as client:
             for route in shop.site.table:
                 answer = await client.request(route.method, address(route))
@@ -220,6 +217,8 @@ async def test_a_session_may_what_its_link_or_token_may(shop: Shop) -> None:
     async with shop.client(origin=HOME) as browser:
         assert (await browser.post("/session", data={"token": token + "x"})).status_code == 401
         assert (await browser.post("/session", data={"token": "x" * 5_000})).status_code == 413
+        for form in ("a&" * 400, "token=" + token + "&" * 50 + "b=" * 20, "\xff", "token", ""):
+            assert (await browser.post("/session", content=form)).status_code == 401
         assert (await browser.post("/session", data={"token": token})).status_code == 303
         assert (await browser.get("/api/jobs")).status_code == 200
         await shop.site.desk.tokens.revoke("night")
@@ -300,6 +299,18 @@ async def test_guessing_is_slowed_down_and_keeps_nobody_out(shop: Shop) -> None:
         await tokens.who(f"nct_{0:043}")
     with pytest.raises(Refused, match="Too many unknown"):
         await tokens.begin_session(f"nct_{0:043}")
+    # Those who come from elsewhere are not kept waiting, whatever they bring.
+    other, _ = await tokens.create("other", [Scope.READ])
+    link = await tokens.new_link("link")
+    assert await tokens.who(other, "192.0.2.7")
+    assert await tokens.begin_session(other, "192.0.2.8")
+    assert await tokens.open_link(link, "2001:db8::1")
+    assert await tokens.who(f"nct_{0:043}", "192.0.2.7") is None
+    for number in range(int(GUESSES)):
+        assert await tokens.who(f"nct_{number:043}", f"2001:db8:1::{number:x}") is None
+    with pytest.raises(Refused, match="Too many unknown"):
+        await tokens.who(f"nct_{0:043}", "2001:db8:1::ffff")
+    await tokens.revoke("other")
     now += FRESH * 2  # it is looked up again, and not as a guess
     assert await tokens.who(known)
     now += 3
@@ -670,6 +681,20 @@ async def test_who_signs_in_and_out_is_written_down(shop: Shop) -> None:
         ("sign out", "night shift", "127.0.0.1"),
         ("sign in", "night shift", "127.0.0.1"),
     ]
+
+
+async def test_a_stranger_who_signs_out_makes_nobody_write(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def save(*what: Any) -> int:
+        raise AssertionError(what)
+
+    async with shop.client() as browser:
+        cookie = (await browser.get(await shop.site.new_link())).headers["set-cookie"].partition("=")[0]
+    monkeypatch.setattr(shop.app.engine, "save", save)
+    async with shop.client(origin=HOME) as browser:
+        for headers in ({}, {"cookie": f"{cookie}=ncs_{'x' * 43}"}, {"cookie": f"{cookie}=x"}):
+            assert (await browser.post("/session/end", headers=headers)).status_code == 303
 
 
 async def test_no_secret_comes_into_the_log(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:

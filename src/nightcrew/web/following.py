@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -92,6 +93,8 @@ class Following:
         self._desk = desk
         self._jobs: dict[str, Followed] = {}
         self._changes: dict[asyncio.Event, set[Topic]] = {}
+        self._streams: Counter[asyncio.Event] = Counter()
+        """Those who follow, each by its waker, and how many jobs it follows."""
         self._running: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
         self._hint = asyncio.Event()
@@ -101,8 +104,8 @@ class Following:
 
     @property
     def followers(self) -> int:
-        """How many follow."""
-        return len(self._changes) + sum(len(job.wakers) for job in self._jobs.values())
+        """How many follow; who follows several jobs in one stream is one."""
+        return len(self._changes) + len(self._streams)
 
     @property
     def is_stopping(self) -> bool:
@@ -127,7 +130,7 @@ class Following:
     def stop(self) -> None:
         """Have every stream end soon: a server that stops would wait for them."""
         self._stopping = True
-        for waker in [*self._changes, *(waker for job in self._jobs.values() for waker in job.wakers)]:
+        for waker in (*self._changes, *self._streams):
             waker.set()
 
     @asynccontextmanager
@@ -137,6 +140,7 @@ class Following:
         if followed.record is None:
             followed.record = record
         followed.wakers[waker] = log
+        self._streams[waker] += 1
         if log:
             followed.detail = None
         self._start()
@@ -144,6 +148,9 @@ class Following:
             yield followed
         finally:
             del followed.wakers[waker]
+            self._streams[waker] -= 1
+            if not self._streams[waker]:
+                del self._streams[waker]
             if not followed.wakers:
                 del self._jobs[record.id]
             await self._end_if_alone()

@@ -182,7 +182,7 @@ class Gate:
         if route.body is not None:
             body = await read_json(request, route.body, self._rules.limits, optional=route.optional_body)
         secret = self._secret(request)
-        recheck = None if secret is None else partial(self._tokens.who, secret)
+        recheck = None if secret is None else partial(self._tokens.who, secret, who.address)
         return await route.handler(Visit(request, route, who, params, query, body, recheck))
 
     def _at(self, request: Request, is_path: bool) -> list[Route]:
@@ -229,10 +229,9 @@ class Gate:
         secret = self._secret(request)
         if secret is None or (route is not None and route.probe):
             return NOBODY
-        who = await self._tokens.who(secret)
-        if who is None:
-            return NOBODY
-        return msgspec.structs.replace(who, address=self.address_of(request))
+        address = self.address_of(request)
+        who = await self._tokens.who(secret, address)
+        return NOBODY if who is None else msgspec.structs.replace(who, address=address)
 
     def _check_right(self, route: Route, who: Who) -> None:
         if route.scope is Right.PUBLIC or route.scope in who.scopes:

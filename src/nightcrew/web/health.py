@@ -45,6 +45,7 @@ class Health:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._examining: asyncio.Task[Examination] | None = None
+        self._looking: asyncio.Task[Check] | None = None
 
     def routes(self) -> list[Route]:
         """The part of the table that is answered here."""
@@ -91,13 +92,20 @@ class Health:
     async def examine(self, visit: Visit) -> Response:  # noqa: ARG002
         """What is wrong with the store, and what to do: as `nightcrew doctor` finds it from here."""
         examining = self._examining
-        if examining is None or examining.done():
+        if examining is None or examining.done() or examining.get_loop() is not asyncio.get_running_loop():
             # It reads much: those who ask meanwhile are told the same.
             examining = asyncio.create_task(connect_doctor(self._desk.app.url).examine())
             self._examining = examining
         return json_response(await asyncio.shield(examining))
 
     async def _store(self) -> Check:
+        # Everybody may ask: however many do at once, the store is asked once.
+        looking = self._looking
+        if looking is None or looking.done() or looking.get_loop() is not asyncio.get_running_loop():
+            looking = self._looking = asyncio.create_task(self._look())
+        return await asyncio.shield(looking)
+
+    async def _look(self) -> Check:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:

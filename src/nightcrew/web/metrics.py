@@ -130,5 +130,7 @@ def gauge(name: str, said: str, samples: Iterable[Sample], kind: str = "gauge") 
     lines = [f"# HELP nightcrew_{name} {said}", f"# TYPE nightcrew_{name} {kind}"]
     for labels, value in samples:
         inside = ",".join(f'{label}="{text.translate(_ESCAPES)}"' for label, text in labels.items())
-        lines.append(f"nightcrew_{name}{{{inside}}} {value:g}" if inside else f"nightcrew_{name} {value:g}")
+        lines.append(
+            f"nightcrew_{name}{{{inside}}} {value:.15g}" if inside else f"nightcrew_{name} {value:.15g}"
+        )
     return "\n".join(lines)

@@ -264,7 +264,8 @@ class Remote:
         missing = [job_id for job_id, job in zip(asked.ids, found, strict=True) if job is None]
         self._following.check_room(self._limits.followers)
         waker = asyncio.Event()
-        records = [job for job in found if job is not None]
+        # Each once, however often it was asked for.
+        records = list({job.id: job for job in found if job is not None}.values())
         return EventStream(self._frames(visit, records, missing, waker), waker)
 
     async def _frames(

@@ -78,7 +78,7 @@ class Door:
             if visit.who.is_known:
                 return RedirectResponse(start, HTTPStatus.SEE_OTHER)
             raise _not_in("Nobody is signed in here.")
-        secret = await self._desk.tokens.open_link(visit.query.link)
+        secret = await self._desk.tokens.open_link(visit.query.link, self._gate().address_of(visit.request))
         if secret is None:
             if visit.who.is_known:
                 # Clicked again by the one who used it.
@@ -99,8 +99,8 @@ class Door:
         body = b""
         async for piece in read_pieces(visit.request, Limits(upload=_FORM)):
             body += piece
-        given = urllib.parse.parse_qs(body.decode("ascii", "replace"), max_num_fields=10).get("token", [""])
-        secret = await self._desk.tokens.begin_session(given[0].strip())
+        given = _field(body.decode("ascii", "replace"), "token")
+        secret = await self._desk.tokens.begin_session(given, self._gate().address_of(visit.request))
         if secret is None:
             raise _not_in("This is no token, or not any more.")
         response = RedirectResponse(visit.url("/"), HTTPStatus.SEE_OTHER)
@@ -110,9 +110,9 @@ class Door:
         """End the session of this browser."""
         gate = self._gate()
         secret = gate.session_of(visit.request)
-        if secret is not None:
-            if visit.who.kind == "session":
-                await self._desk.audit.record(visit.who, "sign out")
+        if secret is not None and visit.who.kind == "session":
+            # Of others there is nothing to end: a stranger makes us write nothing.
+            await self._desk.audit.record(visit.who, "sign out")
             await self._desk.tokens.end_session(secret)
         response = RedirectResponse(visit.url(PATH), HTTPStatus.SEE_OTHER)
         gate.set_cookie(visit.request, response, "", 0)
@@ -125,6 +125,15 @@ class Door:
             await self._desk.audit.record(who, "sign in")
         self._gate().set_cookie(visit.request, response, secret, SESSION_SECONDS)
         return response
+
+
+def _field(form: str, name: str) -> str:
+    """The first field of this name in a form; empty where there is none, or too many of all kinds."""
+    try:
+        found = urllib.parse.parse_qs(form, max_num_fields=10)
+    except ValueError:
+        return ""
+    return found.get(name, [""])[0].strip()
 
 
 def _not_in(title: str) -> Refused:

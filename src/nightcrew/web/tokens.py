@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import ipaddress
 import re
 import secrets
 import time
@@ -32,7 +33,7 @@ LINK_SECONDS = 3_600.0
 TOKEN_SECONDS = 90 * 86_400.0
 """How long a token lives, unless its maker says otherwise."""
 GUESSES, GUESSES_A_SECOND = 100.0, 20.0
-"""How many tokens nobody has seen before may be looked up at once, and how fast that grows again."""
+"""How many tokens that were not seen before one address may show at once, and how fast that grows again."""
 
 _SECRET = re.compile(r"nc[tsl]_[A-Za-z0-9_-]{43}")
 _NAME = re.compile(r"[^\W_][\w .@:/+-]{0,99}")
@@ -83,8 +84,8 @@ class Tokens:
         self._clock = clock
         self._found: dict[str, tuple[float, Who]] = {}
         self._looking: dict[str, asyncio.Task[Who | None]] = {}
-        self._guesses = GUESSES
-        self._guessed_at = clock()
+        self._guesses: dict[str, tuple[float, float]] = {}
+        """How many are left to an address, and as of when."""
 
     # tokens
 
@@ -128,7 +129,8 @@ class Tokens:
             token = _token(document.value)
             if which in (token.name, token.id):
                 await self._ask(lambda store, key=document.key: store.save(Kind.TOKEN, key, None))  # type: ignore[misc]
-                self._found.clear()
+                # All others stay known, so that they need not pass for newcomers.
+                self._found = {key: found for key, found in self._found.items() if found[1].key != token.id}
                 return token
         raise LookupError(which)
 
@@ -144,9 +146,9 @@ class Tokens:
         await self._ask(lambda store: store.save(Kind.SESSION, key, _encode(link), 0))
         return secret
 
-    async def open_link(self, secret: str) -> str | None:
+    async def open_link(self, secret: str, address: str = "") -> str | None:
         """Use up a link; return the secret of a new session, or None when there is no such link any more."""
-        document = await self._load(Kind.SESSION, secret, "ncl")
+        document = await self._load(Kind.SESSION, secret, "ncl", address)
         if document is None:
             return None
         link = _session(document.value)
@@ -159,9 +161,9 @@ class Tokens:
             return None
         return await self._begin(link.name, link.scopes, None)
 
-    async def begin_session(self, token: str) -> str | None:
+    async def begin_session(self, token: str, address: str = "") -> str | None:
         """Begin a session with a token; return its secret, or None when this is no token."""
-        document = await self._load(Kind.TOKEN, token, "nct")
+        document = await self._load(Kind.TOKEN, token, "nct", address)
         if document is None:
             return None
         found = _token(document.value)
@@ -192,10 +194,10 @@ class Tokens:
 
     # who is it
 
-    async def who(self, secret: str) -> Who | None:
+    async def who(self, secret: str, address: str = "") -> Who | None:
         """Who shows this token or session; None when it is none, or none any more.
 
-        Raises `Refused` while too many that nobody knows are shown.
+        address: where it came from. Raises `Refused` while too many that nobody knows come from there.
         """
         if not _SECRET.fullmatch(secret) or secret.startswith("ncl"):
             return None
@@ -206,14 +208,14 @@ class Tokens:
         looking = self._looking.get(key)
         if looking is None:
             if not who.is_known:
-                self._guess()
+                self._guess(address)
             # A thousand streams of one token ask once.
-            looking = asyncio.create_task(self._look_up(key, secret[:3]))
+            looking = asyncio.create_task(self._look_up(key, secret[:3], address))
             self._looking[key] = looking
             looking.add_done_callback(lambda _: self._looking.pop(key, None))
         return await asyncio.shield(looking)
 
-    async def _look_up(self, key: str, kind: str) -> Who | None:
+    async def _look_up(self, key: str, kind: str, address: str) -> Who | None:
         found = await (self._of_token(key) if kind == "nct" else self._of_session(key))
         if found is None:
             self._found.pop(key, None)
@@ -223,7 +225,7 @@ class Tokens:
             self._found.clear()
         now = self._clock()
         self._found[key] = (min(now + FRESH, end or now + FRESH), who)
-        self._guesses = min(GUESSES, self._guesses + 1)
+        self._guesses.pop(_network(address), None)  # it was none
         return who
 
     async def _of_token(self, key: str) -> tuple[float | None, Who] | None:
@@ -251,11 +253,12 @@ class Tokens:
         end = session.expires_at
         return end, Who(session.name, with_implied(session.scopes), "session", own, ends_at=end)
 
-    def _guess(self) -> None:
-        now = self._clock()
-        self._guesses = min(GUESSES, self._guesses + (now - self._guessed_at) * GUESSES_A_SECOND)
-        self._guessed_at = now
-        if self._guesses < 1:
+    def _guess(self, address: str) -> None:
+        """Count a guess. Each address for itself: whoever guesses must not keep others from coming in."""
+        now, network = self._clock(), _network(address)
+        left, at = self._guesses.get(network, (GUESSES, now))
+        left = min(GUESSES, left + max(now - at, 0.0) * GUESSES_A_SECOND)
+        if left < 1:
             raise Refused(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 "Too many unknown tokens are tried.",
@@ -263,12 +266,14 @@ class Tokens:
                 "Ask again in a few seconds.",
                 {"Retry-After": "5"},
             )
-        self._guesses -= 1
+        if len(self._guesses) >= _REMEMBERED:
+            self._guesses.clear()
+        self._guesses[network] = left - 1, now
 
-    async def _load(self, kind: str, secret: str, prefix: str) -> Document | None:
+    async def _load(self, kind: str, secret: str, prefix: str, address: str) -> Document | None:
         if not _SECRET.fullmatch(secret) or not secret.startswith(prefix):
             return None
-        self._guess()
+        self._guess(address)
         key = _hash(secret)
         [document] = await self._ask(lambda store: store.load(kind, (key,)))
         return document
@@ -292,6 +297,15 @@ def _new(prefix: str) -> tuple[str, str]:
 def _hash(secret: str) -> str:
     # Of 256 random bits: nobody guesses them, so a slow hash would slow down only us.
     return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _network(address: str) -> str:
+    """What one guesser has at least: of IPv6, nobody has a single address."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network((found, 64), strict=False)) if found.version == 6 else address
 
 
 def _lives(end: float | None, now: float) -> bool:

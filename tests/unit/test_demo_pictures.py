@@ -193,8 +193,20 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None
         ("answer(made=made | dict(content_type='text/html')); open('picture', 'w')", PictureFailed),
         ("answer(made=made); os.symlink('/etc/passwd', 'picture')", PictureFailed),
         ("answer(unfit=dict(key='page.who', values={}))", PictureFailed),
+        ("answer(unfit=dict(key='said.pixels', values=dict(key='x')))", PictureFailed),
     ],
-    ids=["crash", "memory", "hang", "code", "nonsense", "no picture", "a page", "a link", "other words"],
+    ids=[
+        "crash",
+        "memory",
+        "hang",
+        "code",
+        "nonsense",
+        "no picture",
+        "a page",
+        "a link",
+        "other words",
+        "few words",
+    ],
 )
 async def test_a_decoder_that_was_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, kind: type[Exception]

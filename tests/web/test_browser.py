@@ -18,6 +18,7 @@ from pypdf import PdfReader
 
 from nightcrew.demo.texts import LANGUAGES, texts
 from tests.parts import need
+from tests.waiting import await_until
 from tests.web.browsing import Visit, browsing, ids_in, running_browser, visiting, where
 from tests.web.decks import CJK_TITLE, deck, picture
 from tests.web.running import Demo
@@ -230,6 +231,19 @@ async def test_what_breaks_off_is_sent_again_and_only_once(waiting: Visit) -> No
     await expect(waiting.file("offline.png")).to_have_count(1)
 
 
+async def test_however_many_are_dropped_are_followed_together(waiting: Visit) -> None:
+    names = [f"{number} of thirty.png" for number in range(30)]
+    await waiting.drop(*[(name, picture(size=(8, 8))) for name in names])
+    for name in names:
+        await waiting.shows(name, "waiting")
+
+    def followed() -> int:
+        return max((len(ids_in(url)) for url in waiting.requests if "/api/events" in url), default=0)
+
+    await await_until(lambda: followed() >= len(names))
+    assert sum("/api/events" in url for url in waiting.requests) <= 15, "not anew for each"
+
+
 async def test_the_keyboard_is_enough(waiting: Visit) -> None:
     """Sending, cancelling, trying again, and choosing a language; the focus is never lost."""
     page = waiting.page
@@ -261,6 +275,10 @@ async def test_the_keyboard_is_enough(waiting: Visit) -> None:
     await page.keyboard.press("Enter")
     await waiting.ends("waiting")
     await page.focus("summary")
+    await page.keyboard.press("Enter")
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_text("Русский")).to_be_hidden()
+    assert await page.evaluate(focus.format("tagName")) == "SUMMARY"
     await page.keyboard.press("Enter")
     await waiting.is_accessible()
     await page.keyboard.press("Tab")

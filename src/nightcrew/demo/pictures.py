@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ SECONDS = 45.0
 """How long making one picture may take."""
 LIMITS = Limits(cpu=30, memory=2 << 30, file_size=64 << 20, open_files=64)
 
+_OVER_LIMIT = (9, 24, 25)  # SIGKILL, SIGXCPU and SIGXFSZ: by number, as not every system names them
 _ANSWER = 10_000
 """Bytes of an answer, at most."""
 _REASONS = frozenset(
@@ -94,14 +96,18 @@ def _folder_of(package: str) -> str:
 
 def _collect(folder: Path, result: CommandOutput) -> Picture:
     """What the decoder has left; one that has died was killed by the file."""
-    if result.signal is not None:
+    how = describe_end(result.exit_code, result.signal)
+    if result.signal in _OVER_LIMIT:
         raise NotThatKind(say("said.too-much"))
+    if result.signal is not None:
+        raise NotThatKind(say("said.broken-image", detail=f"its decoder {how}"))
     answer = _answer(folder)
     if answer.unfit is not None and answer.unfit.key in _REASONS:
-        raise NotThatKind(say(answer.unfit.key, **answer.unfit.values))
+        # Its words are ours; should it have been taken over, it may have left some out.
+        with contextlib.suppress(KeyError):
+            raise NotThatKind(say(answer.unfit.key, **answer.unfit.values))
     if answer.made is not None and (file := open_made(folder, "picture")) is not None:
         return Picture(answer.made, file)
-    how = describe_end(result.exit_code, result.signal)
     said = next((line for line in reversed(result.stderr.splitlines()) if line.strip()), "")
     raise PictureFailed(say("said.picture-failed", detail=f"{how} {said[:300]}".strip()))
 

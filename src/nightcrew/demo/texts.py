@@ -95,7 +95,7 @@ class Texts:
         """The language, as the attribute `lang` names it."""
         return self.language.tag
 
-    def __call__(self, key: str, **values: object) -> str:
+    def __call__(self, key: str, /, **values: object) -> str:
         """One text with its placeholders filled. Raises `KeyError` for a text or value that is not there."""
         forms = self._texts[key]
         count = values.get("count")
@@ -139,7 +139,7 @@ def texts(tag: str) -> Texts:
     return Texts(tag)
 
 
-def say(key: str, **values: object) -> str:
+def say(key: str, /, **values: object) -> str:
     """A text of the section `said` or `what` in English, as it is stored."""
     return texts(DEFAULT)(key, **values)
 

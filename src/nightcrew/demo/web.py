@@ -41,7 +41,9 @@ from nightcrew.web.site import make_site
 log = logging.getLogger("nightcrew.demo")
 
 MAX_FILES = 20
-"""Files that one form may bring, and one page follow."""
+"""Files that one form may bring, and one progress page show."""
+MAX_FOLLOWED = 100
+"""Files that one stream tells of."""
 MAX_UPLOADS = 8
 """Uploads under way at once."""
 OPERATIONS = "/operations"
@@ -227,7 +229,7 @@ class Sample:
         """What happens to some files, as it happens."""
         if self._watch.is_full:
             raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, say("said.many-streams", count=live.STREAMS))
-        ids = request.query_params.getlist("jobId")[:MAX_FILES]
+        ids = request.query_params.getlist("jobId")[:MAX_FOLLOWED]
         files = [file for file in await self._shelf.find(ids) if file is not None]
         if not files:
             raise HTTPException(HTTPStatus.NOT_FOUND, say("said.no-job"))

@@ -8,7 +8,8 @@ const PATIENCE = 10_000; // for one answer
 const FIRST = 3_000; // for the first event: a stream that says nothing may be held back on its way
 const SILENCE = 25_000; // the server gives a sign of life every ten seconds
 const UNSEEN = 10_000; // between two questions of a page that nobody looks at
-const MOST = 20; // files that one stream tells of
+const MOST = 100; // files that one stream tells of
+const TOGETHER = 100; // files that are sent together are followed by one stream
 
 export class Follower {
   #ids = new Set();
@@ -22,6 +23,7 @@ export class Follower {
   #last = "";
   #timer = 0;
   #guard = 0;
+  #soon = 0;
   #troubled = false;
 
   constructor(usual, show) {
@@ -37,7 +39,8 @@ export class Follower {
 
   follow(...ids) {
     for (const id of ids) this.#ids.add(id);
-    this.#connect();
+    clearTimeout(this.#soon);
+    this.#soon = setTimeout(() => this.#connect(), TOGETHER);
   }
 
   #take(file) {

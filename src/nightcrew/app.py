@@ -27,7 +27,7 @@ from nightcrew.engine import Changed, Engine, Filter, Stats, Verb, WorkerInfo
 from nightcrew.errors import ConfigurationError
 from nightcrew.files import Files
 from nightcrew.job import JobRecord, JobState, NewJob
-from nightcrew.options import Duration, check_name, seconds
+from nightcrew.options import Duration, check_name, moment, seconds
 from nightcrew.registry import Tasks
 from nightcrew.tallies import HOUR, MINUTE, Tally
 from nightcrew.task import Call, Job
@@ -389,12 +389,7 @@ def _moment(value: Duration | datetime | None, what: str, direction: int) -> flo
     if value is None:
         return None
     if isinstance(value, datetime):
-        if value.utcoffset() is None:
-            raise ConfigurationError(
-                f"expected `{what}` as an aware datetime or a duration, got {value!r}, which names no time zone; "
-                "use datetime.now(UTC) + ..., or add tzinfo=..."
-            )
-        return value.timestamp()
+        return moment(value, f"`{what}`")
     return time.time() + direction * seconds(value, f"`{what}`")
 
 

@@ -65,7 +65,7 @@ class Masked:
             return args
         try:
             named = _decode_names(args)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return _MASKED
         if _ELSEWHERE in named:
             return _MASKED  # not even where they are: there they are not masked
@@ -103,7 +103,7 @@ class Masked:
 def _secrets(data: bytes, names: frozenset[str]) -> list[str] | None:
     """The marked values as they may stand in a text, the longest first: one may contain another.
 
-    None where the arguments are kept elsewhere, so that what to look for is not known.
+    None where what to look for is not known: they are kept elsewhere, or nested too deep to be read.
     """
     if not names:
         return []
@@ -111,6 +111,8 @@ def _secrets(data: bytes, names: frozenset[str]) -> list[str] | None:
         args = _decode_any(data)
     except msgspec.DecodeError:
         return []
+    except RecursionError:
+        return None
     if isinstance(args, dict) and _ELSEWHERE in args:
         return None
     marked = [args.get(name) for name in names] if isinstance(args, dict) else []

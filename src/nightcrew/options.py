@@ -18,6 +18,8 @@ RunIn = Literal["auto", "process"]
 """``auto``: async functions on the loop, plain ones in a thread. ``process``: a killable child."""
 
 DAY = 86_400.0
+LATEST = 253_402_300_799.0
+"""The last moment that a calendar has, the end of the year 9999; Unix seconds."""
 KEEP_RESULT = 7 * DAY
 KEEP_FAILED = 30 * DAY
 MAX_NAME = 200
@@ -59,6 +61,19 @@ def check_name(value: str, what: str) -> str:
             f"expected {what} of letters, digits and _ . : / - (at most {MAX_NAME}), got {value!r}"
         )
     return value
+
+
+def moment(value: datetime, what: str) -> float:
+    """Unix seconds of an aware datetime, from 1970 to 9999: others could be stored, and not be shown again."""
+    if value.utcoffset() is None:
+        raise ConfigurationError(
+            f"expected {what} as a duration or an aware datetime, got {value!r}, which names no time zone; "
+            "use datetime.now(UTC) + ..., or add tzinfo=..."
+        )
+    at = value.timestamp()
+    if not 0 <= at <= LATEST:
+        raise ConfigurationError(f"expected {what} between the years 1970 and 9999, got {value.isoformat()}")
+    return at
 
 
 def check_priority(value: int) -> int:

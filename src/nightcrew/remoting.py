@@ -12,6 +12,7 @@ from msgspec import Meta, Raw, Struct
 
 from nightcrew.engine import Changed, Enqueued, Filter, Verb
 from nightcrew.job import JobDetail, JobRecord, NewJob, RetryRule
+from nightcrew.options import LATEST
 
 PROTOCOL = 1
 MAX_JOBS = 1_000
@@ -40,7 +41,7 @@ _UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{1
 Name = Annotated[str, Meta(pattern=_NAME)]
 Uuid = Annotated[str, Meta(pattern=_UUID)]
 Seconds = Annotated[float, Meta(ge=0, le=3_200_000_000)]
-Moment = Annotated[float, Meta(ge=0, le=253_402_300_799)]
+Moment = Annotated[float, Meta(ge=0, le=LATEST)]
 """Unix seconds, up to the year 9999."""
 Tag = Annotated[str, Meta(min_length=1, max_length=200)]
 TraceValue = Annotated[str, Meta(max_length=512)]

@@ -24,6 +24,7 @@ from nightcrew.options import (
     check_name,
     check_priority,
     check_tags,
+    moment,
     retry_rule,
     seconds,
 )
@@ -154,12 +155,7 @@ def _due(run_after: Duration | datetime | None) -> tuple[float | None, float | N
     if run_after is None:
         return None, None
     if isinstance(run_after, datetime):
-        if run_after.utcoffset() is None:
-            raise ConfigurationError(
-                f"expected `run_after` as a delay or an aware datetime, got {run_after!r}, which names no "
-                "time zone; use datetime.now(UTC) + ..., or add tzinfo=..."
-            )
-        return run_after.timestamp(), None
+        return moment(run_after, "`run_after`"), None
     return None, seconds(run_after, "`run_after`")
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from nightcrew.job import JobRecord, JobState
+from nightcrew.options import DAY, LATEST
 
 _NOTE_WIDTH = 100
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -66,14 +67,20 @@ def span(seconds: float) -> str:
 
 def moment(at: float) -> str:
     """A time where the reader is, to the second."""
-    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    # A day before the last one: the zone of the reader may be ahead.
+    return instant(min(at, LATEST - DAY)).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def instant(at: float) -> datetime:
+    """A time in UTC; one that no calendar has is shown as the nearest that it has."""
+    return datetime.fromtimestamp(min(max(at, 0.0), LATEST), UTC)
 
 
 def iso(at: float | None) -> str | None:
     """A time for programs: ISO 8601 in UTC, to the microsecond; None stays None."""
     if at is None:
         return None
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return instant(at).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def size(count: int) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,6 +17,8 @@ import httpx2
 import pytest
 
 from nightcrew.client import new_id
+from nightcrew.errors import EngineError
+from nightcrew.job import NewJob
 from nightcrew.tallies import Tally
 from tests.waiting import await_until
 from tests.web.sites import Shop
@@ -82,6 +85,50 @@ async def test_a_repeated_request_answers_the_same_job(shop: Shop, admin: httpx2
     assert len((await admin.get("/api/jobs")).json()["jobs"]) == 2
 
 
+async def test_of_requests_with_one_key_at_once_or_broken_off_there_is_one_job(
+    shop: Shop, admin: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body, key = {"task": "shop.add", "args": {"a": 1}}, {"idempotency-key": "one"}
+    with monkeypatch.context() as broken:
+        # As if the process had died after the key was written down, and before the job was.
+        broken.setattr(shop.app.client, "store", store_is_away)
+        assert (await admin.post("/api/jobs", json=body, headers=key)).status_code == 503
+    assert (await admin.get("/api/jobs")).json()["jobs"] == []
+    answers = await asyncio.gather(*(admin.post("/api/jobs", json=body, headers=key) for _ in range(8)))
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert len((await admin.get("/api/jobs")).json()["jobs"]) == 1
+
+
+async def store_is_away(_: Any) -> Any:
+    raise EngineError("the disk was pulled out")
+
+
+async def test_a_job_that_was_removed_is_not_run_again_for_its_key(
+    shop: Shop, admin: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(ids: Sequence[str]) -> list[None]:
+        return [None for _ in ids]
+
+    async def stored(_: Any) -> Any:
+        raise AssertionError("stored once more")
+
+    body = {"task": "shop.add", "args": {"a": 1}, "keep_result": "1h"}
+    for path, asked in (("/api/jobs", body), ("/api/batches", {"jobs": [body]})):
+        key = {"idempotency-key": f"short {path}"}
+        made = (await admin.post(path, json=asked, headers=key)).json()
+        job = made.get("id") or made["jobs"][0]["id"]
+        with monkeypatch.context() as later:
+            later.setattr(shop.app.engine, "get", nothing)
+            later.setattr(shop.app.engine, "enqueue", stored)
+            again = await admin.post(path, json=asked, headers=key)
+        if path == "/api/jobs":
+            assert again.status_code == 409
+            assert again.json()["value"] == job
+        else:
+            assert again.json()["jobs"] == [{"id": job, "created": False}]
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -91,6 +138,9 @@ async def test_a_repeated_request_answers_the_same_job(shop: Shop, admin: httpx2
         ({"task": "shop.add", "args": {"a": 1, "c": 2}}, "unexpected"),
         ({"task": "shop.add", "args": {"a": 1}, "queue": "no queue"}, "`queue`"),
         ({"task": "shop.add", "args": {"a": 1}, "run_after": "soon"}, "`run_after`"),
+        ({"task": "shop.add", "args": {"a": 1}, "run_after": "0001-01-01T00:00:00+14:00"}, "1970 and 9999"),
+        ({"task": "shop.add", "args": {"a": 1}, "run_after": "9999-12-31T23:59:59-14:00"}, "1970 and 9999"),
+        ({"task": "shop.add", "args": {"a": 1}, "run_after": "nan"}, "`run_after`"),
         ({"task": "shop.add", "args": {"a": 1}, "colour": "red"}, "colour"),
         ({"task": "shop.add", "args": [1]}, "args"),
         ({"task": "shop.add", "args": {"a": 1}, "id": "1"}, "id"),
@@ -273,6 +323,45 @@ async def test_marked_values_that_are_kept_elsewhere_are_not_to_be_found_there(s
         assert [json.loads(base64.b64decode(record["args"])) for record in shown] == ["••••••"] * 3
 
 
+async def test_what_no_calendar_and_no_stack_can_hold_is_shown_all_the_same(
+    shop: Shop, admin: httpx2.AsyncClient
+) -> None:
+    """One odd job must not take the list of all others away."""
+    odd = [NewJob(new_id(), "shop.add", "default", b'{"a":1}', run_at=at) for at in (-1e11, 1e12)]
+    await shop.app.engine.enqueue(odd)
+    deep = b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    blob = (await admin.post("/api/blobs", content=deep)).json()
+    nested = [{"id": new_id(), "task": task, "queue": "default", "args": {"$blob": blob}} for task in TASKS]
+    assert (await admin.post("/api/remote/jobs", json={"jobs": nested})).status_code == 200
+    listed = (await admin.get("/api/jobs")).json()["jobs"]
+    assert {job["due_at"][:4] for job in listed} >= {"1970", "9999"}
+    for job in listed:
+        assert (await admin.get(f"/api/jobs/{job['id']}/detail")).status_code == 200
+        assert (await admin.get(f"/jobs/{job['id']}")).status_code == 200
+    async with shop.client(await shop.token("enqueue")) as owner:
+        assert (
+            await owner.post("/api/remote/jobs", json={"jobs": [{**nested[0], "id": new_id()}]})
+        ).is_success
+    assert (
+        await admin.post("/api/queues/default/pause", json={"until": "9999-12-31T23:59:59-12:00"})
+    ).status_code == 422
+    assert (await admin.get("/api/queues")).status_code == 200
+
+
+TASKS = ("shop.add", "shop.charge")
+
+
+async def test_an_id_of_a_file_is_used_once(admin: httpx2.AsyncClient) -> None:
+    path = f"/api/blobs?id={uuid.uuid4()}"
+    assert (await admin.post(path, content=b"abc")).status_code == 201
+    for more in ("", f"&sha256={'0' * 64}"):
+        again = await admin.post(path + more, content=b"abc")
+        assert again.status_code == 409
+    same = await admin.post(f"{path}&sha256={hashlib.sha256(b'abc').hexdigest()}", content=b"abc")
+    assert same.status_code == 201
+    assert (await admin.get(same.headers["location"])).content == b"abc"
+
+
 async def test_a_large_file_that_is_said_to_be_arguments_is_not_read_into_memory(shop: Shop) -> None:
     async with shop.client(await shop.token("enqueue")) as client:
         blob = (await client.post("/api/blobs", content=b'{"a":' + b" " * 3_000_000 + b"1}")).json()
@@ -339,6 +428,9 @@ async def test_jobs_are_asked_for_and_looked_at_together(shop: Shop, admin: http
         assert [job and job["id"] for job in looked["jobs"]] == [None, own, None]
     looked = (await admin.post("/api/looks", json={"ids": ids})).json()
     assert [job["id"] for job in looked["jobs"]] == ids
+    async with shop.client(await shop.token("enqueue")) as client:
+        taken = {"jobs": [batch["jobs"][0], {**batch["jobs"][1], "id": ids[1]}]}
+        assert (await client.post("/api/batches", json=taken)).status_code == 409
     batch["jobs"][1] = {"task": "shop.add", "args": {"a": "no number"}}
     assert (await admin.post("/api/batches", json=batch)).status_code == 422
     assert len((await admin.get("/api/jobs")).json()["jobs"]) == 4, "all or none"

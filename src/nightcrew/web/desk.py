@@ -48,6 +48,8 @@ class _Keyed(Struct, frozen=True):
     digest: str
     """Of the whole request, so that another one with the same key is told."""
     at: float
+    stored: bool = False
+    """They are known to have been stored; said of those only that may be removed while the key is remembered."""
 
 
 _encode = msgspec.json.Encoder(order="sorted").encode
@@ -129,7 +131,15 @@ class Desk:
     async def enqueue(self, who: Who, asked: JobRequest, key: str | None = None) -> tuple[JobRecord, bool]:
         """Store a job; return it, and whether it is new. See `enqueue_many`."""
         [(job_id, created)] = await self.enqueue_many(who, (asked,), key)
-        return await self.job(who, job_id), created
+        [record] = await self.jobs(who, (job_id,))
+        if record is None:
+            raise Refused(
+                HTTPStatus.CONFLICT,
+                "This job has ended, and was removed.",
+                job_id,
+                "To run it once more, ask with a new id and a new Idempotency-Key.",
+            )
+        return record, created
 
     async def enqueue_many(
         self, who: Who, asked: Sequence[JobRequest], key: str | None = None
@@ -140,18 +150,38 @@ class Desk:
         it was given for another request, and what `Task.enqueue` raises.
         """
         jobs = [self._new_job(who, one) for one in asked]
+        await self._check_ids(who, [one.id for one in asked if one.id is not None])
+        name, keyed = "", None
         if key is not None:
-            ids = await self._keyed(who, key, asked, [new.id for new in jobs])
-            jobs = [msgspec.structs.replace(new, id=its) for new, its in zip(jobs, ids, strict=True)]
+            name, keyed = await self._keyed(who, key, asked, [new.id for new in jobs])
+            if keyed.stored:
+                return [(job_id, False) for job_id in keyed.jobs]  # not again, though they may be gone by now
+            jobs = [msgspec.structs.replace(new, id=its) for new, its in zip(jobs, keyed.jobs, strict=True)]
         client = self.app.client
         done = []
         for new, existing in zip(jobs, await client.hop(client.store, jobs), strict=True):
             if existing is not None and not sees(who, existing):
-                raise Refused(
-                    HTTPStatus.CONFLICT, "There is another job with this id.", new.id, "Leave the id away."
-                )
+                raise _taken(new.id)
             done.append((new.id, existing is None))
+        if keyed is not None and any(self._goes_soon(new) for new in jobs):
+            kept = _encode(msgspec.structs.replace(keyed, stored=True))
+            await self.ask(lambda store: store.save(Kind.REQUEST, name, kept))
         return done
+
+    async def _check_ids(self, who: Who, ids: Sequence[str]) -> None:
+        """Refuse ids of jobs that are not theirs to see, before anything is stored."""
+        for record in await self.ask(lambda store: store.get(ids)) if ids else ():
+            if record is not None and not sees(who, record):
+                raise _taken(record.id)
+
+    def _goes_soon(self, new: NewJob) -> bool:
+        """Whether a job may be removed while the key of its request is remembered."""
+        task = self.app.tasks.get(new.task)
+        keep = None if new.extras is None else new.extras.keep_result
+        if task is None:
+            return keep is not None and keep < KEY_SECONDS
+        options = task.options
+        return min(options.keep_result if keep is None else keep, options.keep_failed) < KEY_SECONDS
 
     def _new_job(self, who: Who, asked: JobRequest) -> NewJob:
         new = self._checked(asked.task, _settings(asked), asked.args)
@@ -171,17 +201,18 @@ class Desk:
 
     async def _keyed(
         self, who: Who, key: str, asked: Sequence[JobRequest], ids: Sequence[str]
-    ) -> Sequence[str]:
-        """The ids of the jobs that a key stands for; from now on these, if it stood for none before."""
+    ) -> tuple[str, _Keyed]:
+        """What a key stands for, and the name under which that is kept; from now on these ids, if for none before."""
         name = hashlib.sha256(f"{who.key}\0{key}".encode()).hexdigest()
         digest = hashlib.sha256(_encode(asked)).hexdigest()
         await self._forget_some_keys()
-        value = _encode(_Keyed(tuple(ids), digest, self.clock()))
+        new = _Keyed(tuple(ids), digest, self.clock())
+        value = _encode(new)
         version = 0
         while True:
             try:
                 await self.ask(lambda store, at=version: store.save(Kind.REQUEST, name, value, at))  # type: ignore[misc]
-                return ids
+                return name, new
             except VersionConflict:
                 pass  # asked for before, or by another one of us at this moment
             [document] = await self.ask(lambda store: store.load(Kind.REQUEST, (name,)))
@@ -199,7 +230,7 @@ class Desk:
                     "Choose a new key for each request, and the same one only to repeat it.",
                 )
             else:
-                return known.jobs
+                return name, known
 
     async def _forget_some_keys(self) -> None:
         """Remove keys that are past their time: as many in the long run as are added."""
@@ -353,6 +384,10 @@ def is_own(who: Who, record: JobRecord) -> bool:
 def origin_of(who: Who) -> str:
     """What a job says of who enqueued it."""
     return f"http:{who.key}:{who.name}"
+
+
+def _taken(job_id: str) -> Refused:
+    return Refused(HTTPStatus.CONFLICT, "There is another job with this id.", job_id, "Leave the id away.")
 
 
 def _settings(asked: JobRequest) -> CallSettings:

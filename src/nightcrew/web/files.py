@@ -107,9 +107,16 @@ class Files:
             await self._check(blob_id, sha256, asked.sha256)
         except EngineError:
             # Perhaps it is there: its first answer was lost on the way.
-            size, sha256 = await client.hop(self._digest, blob_id) if asked.sha256 else (0, "")
-            if not sha256 or sha256 != asked.sha256:
+            size, sha256 = await client.hop(self._digest, blob_id)
+            if not sha256:
                 raise
+            if sha256 != asked.sha256:
+                raise Refused(
+                    HTTPStatus.CONFLICT,
+                    "There is a file with this id already.",
+                    blob_id,
+                    "Choose a new id for each file; to send the same one again, say its sha256 both times.",
+                ) from None
         return Blob(blob_id, clean_name(asked.name), size, sha256, kind)
 
     async def _check(self, blob_id: str, sha256: str, said: str | None) -> None:
@@ -178,7 +185,12 @@ class Files:
 
 def blob_in(data: bytes, blob_id: str) -> Blob | None:
     """The file of this id in stored JSON."""
-    todo: list[Any] = [msgspec.json.decode(data)]
+    if blob_id.encode() not in data:
+        return None
+    try:
+        todo: list[Any] = [msgspec.json.decode(data)]
+    except (msgspec.DecodeError, RecursionError):
+        return None
     while todo:
         value = todo.pop()
         if isinstance(value, dict):

@@ -23,8 +23,8 @@ from nightcrew.engine import (
     Verb,
     WorkerInfo,
 )
-from nightcrew.errors import ArgumentsError, ConfigurationError, UnknownTask
-from nightcrew.files import is_wrapped
+from nightcrew.errors import ArgumentsError, ConfigurationError, LimitExceeded, UnknownTask
+from nightcrew.files import MAX_SPILLED, is_wrapped
 from nightcrew.job import Extras, JobRecord, NewJob, RetryRule
 from nightcrew.options import MAX_NAME, Retry
 from nightcrew.remoting import (
@@ -114,7 +114,16 @@ class Remote:
     async def store(self, visit: Visit) -> Response:
         """Store jobs as a remote app made them, all or none; durable when this answers."""
         asked: StoreRequest = visit.body
-        jobs = [await self._new_job(visit, sent) for sent in asked.jobs]
+        jobs: list[NewJob] = []
+        room = MAX_SPILLED
+        for sent in asked.jobs:
+            jobs.append(await self._new_job(visit, sent))
+            room -= len(jobs[-1].args)
+            if room < 0:
+                # A few bytes may have named a large file, many times.
+                raise LimitExceeded(
+                    f"the arguments of these jobs have more than {MAX_SPILLED:,} bytes; enqueue fewer at once"
+                )
         client = self._desk.app.client
         existing = await client.hop(client.store, jobs)
         for new, there in zip(jobs, existing, strict=True):

@@ -6,7 +6,7 @@ Fields are added, never renamed or taken away. Times are given as RFC 3339 in UT
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -19,6 +19,7 @@ from nightcrew.documents import Pause
 from nightcrew.engine import FailureGroup, QueueStats, WorkerInfo
 from nightcrew.job import AttemptRecord, ErrorInfo, JobDetail, JobRecord, JobState, Outcome
 from nightcrew.tallies import BUCKETS, Percentiles, Tally, longest, percentiles
+from nightcrew.words import instant
 
 _encode = msgspec.json.Encoder().encode
 
@@ -341,12 +342,12 @@ def json_response(
 
 def moment(at: float | None) -> datetime | None:
     """A time of ours, as it is sent."""
-    return None if at is None else datetime.fromtimestamp(at, UTC)
+    return None if at is None else certain(at)
 
 
 def certain(at: float) -> datetime:
     """A time of ours that is always there."""
-    return datetime.fromtimestamp(at, UTC)
+    return instant(at)
 
 
 def job_view(record: JobRecord) -> JobView:
@@ -484,6 +485,6 @@ def _json(data: bytes) -> bytes:
     """Stored JSON; bytes that are none (a damaged store) as text, so that they can be seen."""
     try:
         msgspec.json.decode(data, type=Raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return msgspec.json.encode(data.decode(errors="backslashreplace"))
     return data

@@ -360,7 +360,8 @@ class Awaited:
             elif self._listening:
                 # It may have finished before we came; what happens from here on is heard.
                 await self._look([job_id])
-            return await asyncio.wait_for(future, timeout)
+            async with asyncio.timeout(timeout):
+                return await future
         except TimeoutError:
             record = await self._last_look(job_id)
             if record.state in FINAL:

@@ -80,7 +80,8 @@ class Heartbeat:
         # Apart from the store: one that stalls must not make this process look hung.
         writing = asyncio.create_task(self._beat_journal())
         try:
-            while True:
+            # (Being cancelled can be taken for the end of what was waited for, and is said only once.)
+            while not self._stopping:
                 try:
                     await engine.open()
                     await self._listen(engine)
@@ -103,7 +104,7 @@ class Heartbeat:
     async def _listen(self, engine: Engine) -> None:
         async with engine.wakeups([Topic.CONTROL]) as hints:
             self._renew_at = time.monotonic()  # what was asked before we listened, nobody has told us
-            while True:
+            while not self._stopping:
                 now = time.monotonic()
                 asked = await hints.wait(min(TICK, max(self._renew_at - now, 0.01)))
                 if asked or time.monotonic() >= self._renew_at:

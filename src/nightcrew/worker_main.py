@@ -84,6 +84,7 @@ async def serve(app: Nightcrew, worker: Worker, line: socket.socket) -> None:
     finally:
         watching.cancel()
         line.close()
+        await app.aclose()
 
 
 def _quiet(loop: asyncio.AbstractEventLoop, worker: Worker) -> None:

@@ -35,6 +35,10 @@ def declare(app: Nightcrew) -> tuple[asyncio.Event, list[str]]:
     return go_on, ran
 
 
+SELDOM = {"beat": 300.0, "lease": 1_000.0}
+"""For workers that must hear of it at once: the next heartbeat is far off."""
+
+
 async def ends(job: Job[None]) -> bool:
     """Tell whether a job runs that has had half a second for it."""
     try:
@@ -46,13 +50,12 @@ async def ends(job: Job[None]) -> bool:
 async def test_a_paused_queue_rests_and_what_runs_goes_on(app: Nightcrew) -> None:
     go_on, ran = declare(app)
     note, hold = app.tasks["note"], app.tasks["hold"]
-    async with working(app):
+    async with working(app, **SELDOM):
         running = await hold.using(queue="mail").aenqueue("running")
         await await_until(lambda: ran)
         await app.apause("mail", reason="the mail server is down", by="ana")
-        # It is heard of within about a second, long before the next heartbeat.
         probes = 0
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 probe = await note.using(queue="mail").aenqueue(f"probe {probes}")
                 if not await ends(probe):
@@ -66,10 +69,8 @@ async def test_a_paused_queue_rests_and_what_runs_goes_on(app: Nightcrew) -> Non
         [(queue, pause)] = (await app.astats()).paused.items()
         assert (queue, pause.reason, pause.by) == ("mail", "the mail server is down", "ana")
 
-        resumed_at = time.monotonic()
         assert await app.aresume("mail")
         await probe.aresult(PATIENCE)
-        assert time.monotonic() - resumed_at < 4, "heard of by the next heartbeat only"
         assert not await app.aresume("mail")
 
 
@@ -96,7 +97,7 @@ async def test_a_pause_that_cannot_be_is_refused(app: Nightcrew, until: object) 
 
 async def test_a_quiet_worker_claims_no_more_until_it_is_told_to(app: Nightcrew) -> None:
     go_on, ran = declare(app)
-    async with working(app) as worker:
+    async with working(app, **SELDOM) as worker:
         running = await app.tasks["hold"].aenqueue("running")
         await await_until(lambda: ran)
         assert await app.atell_worker(worker.id, "quiet")
@@ -105,7 +106,7 @@ async def test_a_quiet_worker_claims_no_more_until_it_is_told_to(app: Nightcrew)
             return next(info.status.state for info in await app.aworkers() if info.status.id == worker.id)
 
         # Everybody can see it within seconds, as it says so itself.
-        await await_until(lambda: _is(said(), "quiet"), timeout=4)
+        await await_until(lambda: _is(said(), "quiet"), timeout=PATIENCE)
         waiting = await app.tasks["note"].aenqueue("waits")
         go_on.set()
         await running.aresult(PATIENCE)
@@ -113,7 +114,7 @@ async def test_a_quiet_worker_claims_no_more_until_it_is_told_to(app: Nightcrew)
 
         assert await app.atell_worker(worker.id, None)
         await waiting.aresult(PATIENCE)
-        await await_until(lambda: _is(said(), "running"), timeout=4)
+        await await_until(lambda: _is(said(), "running"), timeout=PATIENCE)
 
 
 async def _is(found: Awaitable[str], wanted: str) -> bool:
@@ -122,11 +123,11 @@ async def _is(found: Awaitable[str], wanted: str) -> bool:
 
 async def test_a_worker_that_is_asked_to_stop_lets_its_jobs_end_and_goes(app: Nightcrew) -> None:
     go_on, ran = declare(app)
-    async with working(app) as worker:
+    async with working(app, **SELDOM) as worker:
         running = await app.tasks["hold"].aenqueue("running")
         await await_until(lambda: ran)
         assert await app.atell_worker(worker.id, "stop")
-        await await_until(lambda: worker.dismissed, timeout=4)
+        await await_until(lambda: worker.dismissed, timeout=PATIENCE)
         waiting = await app.tasks["note"].aenqueue("waits")
         go_on.set()
         await running.aresult(PATIENCE)

@@ -61,7 +61,8 @@ class Follower:
     async def news(self, timeout: float) -> list[File]:
         """What has changed, at once or within `timeout` seconds."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.event.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self.event.wait()
         self.event.clear()
         changed, self._changed = self._changed, {}
         return list(changed.values())

@@ -373,7 +373,6 @@ class PostgresEngine:
         async with connection:
             self._steps += await schema.migrate(connection, self._address)
         link = Link(self._address)
-        await link.open()
         self._pid = os.getpid()
         self._bell, self._look = Bell(link), Look(link)
         self._upkeep = Upkeep(link, self._bell)
@@ -395,7 +394,7 @@ class PostgresEngine:
             return
         if self._bell is not None:
             await self._bell.close()
-        await link.close()
+        link.close()
 
     async def migrate(self) -> list[str]:
         """Bring the schema up to date; opening does it, so this answers what opening did, once."""

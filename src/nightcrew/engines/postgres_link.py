@@ -14,18 +14,17 @@ import os
 import random
 import struct
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
-from weakref import WeakSet
 
 import psycopg
 from psycopg import AsyncConnection, errors
 from psycopg.adapt import Dumper
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.pq import Format
+from psycopg.pq import Format, TransactionStatus
 from psycopg.sql import SQL, Identifier
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from nightcrew.engine import Topic
 from nightcrew.errors import (
@@ -44,6 +43,10 @@ logger = logging.getLogger("nightcrew.postgres")
 
 CONNECTIONS = 8
 """Most connections of one engine, but for the one that listens."""
+IDLE = 600.0
+"""Seconds after which a connection that nobody has used is let go."""
+LIFETIME = 3_600.0
+"""Seconds after which one is replaced: so that load finds its way to a server that has come back."""
 PATIENCE = 20.0
 """Seconds to go on trying to reach a server that has gone away."""
 CALL_TIMEOUT = 60.0
@@ -147,7 +150,7 @@ def engine_error(error: Exception, address: Address) -> EngineError | LeaseLost:
                 f"this breaks a rule of the store ({_first_line(error)}): nothing was written; "
                 "enqueue it through a task, and store text that is text"
             )
-        case PoolTimeout() | TimeoutError():
+        case TimeoutError():
             return EngineBusy(
                 f"{where} did not answer in time; see that it runs and has connections left, and try again"
             )
@@ -200,52 +203,120 @@ _DOUBLE = struct.Struct("!id")
 _NULL = struct.pack("!i", -1)
 
 
+class Pool:
+    """Up to `CONNECTIONS` connections, each made by the call that needs it.
+
+    Nothing here runs by itself. The driver's own pool connects in tasks that take no notice of being cancelled, and
+    a program that ends without closing its app waits for them for ever.
+    """
+
+    def __init__(self, connect: Callable[[], Awaitable[AsyncConnection[Any]]]) -> None:
+        self._connect = connect
+        self._room = asyncio.Semaphore(CONNECTIONS)
+        self._free: list[tuple[float, AsyncConnection[Any]]] = []
+        """Those that nobody uses, and since when; the one used last is taken first, so that the others can go."""
+        self._ends: dict[AsyncConnection[Any], float] = {}
+        """All of them, and when each is to be replaced."""
+        self._closed = False
+        self._shedding: asyncio.TimerHandle | None = None
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[AsyncConnection[Any]]:
+        """One that is the caller's alone. Raises what connecting raises."""
+        async with self._room:
+            if self._free:
+                _, connection = self._free.pop()
+            else:
+                connection = await self._connect()
+                self._ends[connection] = time.monotonic() + LIFETIME * random.uniform(0.9, 1.1)  # noqa: S311
+            try:
+                yield connection
+            finally:
+                self._take_back(connection)
+
+    def _take_back(self, connection: AsyncConnection[Any]) -> None:
+        now = time.monotonic()
+        if connection.closed:
+            # Perhaps the server has gone: then each of the others would cost a call a failure.
+            self._shed(0.0)
+        if (
+            self._closed
+            or now > self._ends[connection]
+            or connection.pgconn.transaction_status != TransactionStatus.IDLE
+        ):
+            self._drop(connection)
+            return
+        self._free.append((now, connection))
+        if self._shedding is None:
+            self._shedding = asyncio.get_running_loop().call_later(IDLE, self._look_over)
+
+    def _look_over(self) -> None:
+        self._shedding = None
+        self._shed(IDLE)
+        if self._free:
+            self._shedding = asyncio.get_running_loop().call_later(IDLE, self._look_over)
+
+    def _shed(self, idle: float) -> None:
+        before = time.monotonic() - idle
+        kept = [(since, connection) for since, connection in self._free if since > before]
+        for since, connection in self._free:
+            if since <= before:
+                self._drop(connection)
+        self._free = kept
+
+    def _drop(self, connection: AsyncConnection[Any]) -> None:
+        del self._ends[connection]
+        connection.pgconn.finish()
+
+    def close(self) -> None:
+        """Let those go that nobody uses, and the others once they come back."""
+        self._closed = True
+        if self._shedding is not None:
+            self._shedding.cancel()
+        self._shed(0.0)
+
+    def abandon(self) -> None:
+        """Let all go at once: the loop on which they were used has ended."""
+        for connection in list(self._ends):
+            self._drop(connection)
+
+
 class Link:
-    """A bounded pool of connections to one server, on the loop that opened it."""
+    """Connections to one server, on the loop that opened it, and calls by way of them."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
         self._loop = asyncio.get_running_loop()
-        self._made: WeakSet[AsyncConnection[Any]] = WeakSet()
         self._statements: dict[str, bytes] = {}
-        self._pool = AsyncConnectionPool(
-            address.conninfo,
-            kwargs={"autocommit": True, **address.ways()},
-            min_size=0,
-            max_size=CONNECTIONS,
-            open=False,
-            configure=self._set_up,
-            timeout=PATIENCE,
-            name="nightcrew",
+        self._pool = Pool(self._connected)
+
+    async def _connected(self) -> AsyncConnection[Any]:
+        connection = await AsyncConnection.connect(
+            self.address.conninfo, autocommit=True, **self.address.ways()
         )
-
-    async def open(self) -> None:
-        """Open the pool; it connects as needed."""
-        await self._pool.open()
-
-    async def _set_up(self, connection: AsyncConnection[Any]) -> None:
-        connection.adapters.register_dumper(Doubles, _DoublesDumper)
-        self._made.add(connection)
-        if not self.address.is_pooled:
-            # To compile a statement takes ten times what it takes to run one of ours. (Not as an option of the
-            # connection: a pooler that nobody told us of would refuse it.)
-            await connection.execute("SET jit = off")
+        try:
+            connection.adapters.register_dumper(Doubles, _DoublesDumper)
+            if not self.address.is_pooled:
+                # To compile a statement takes ten times what it takes to run one of ours. (Not as an option of the
+                # connection: a pooler that nobody told us of would refuse it.)
+                await connection.execute("SET jit = off")
+        except BaseException:
+            connection.pgconn.finish()
+            raise
+        return connection
 
     @property
     def is_here(self) -> bool:
         """Whether the running loop is the one that it was opened on."""
         return self._loop is asyncio.get_running_loop()
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Let every connection go."""
         if self.is_here:
-            await self._pool.close(timeout=5)
-            return
-        # The loop that it was opened on has ended, so nothing can be awaited there any more: only the sockets are
-        # let go, and the pool must not try the rest when it is collected.
-        for connection in list(self._made):
-            connection.pgconn.finish()
-        self._pool._closed = True  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            self._pool.close()
+        else:
+            # Nothing can be awaited there any more, and nobody uses them.
+            self._pool.abandon()
 
     async def call(
         self, statement: bytes, parameters: Sequence[Any] = (), *, once: bool = False

@@ -68,7 +68,8 @@ class Output:
     async def finish(self) -> None:
         """Read what is left. Nobody is there to write any more, but on systems where some may escape."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), 1.0)
+            async with asyncio.timeout(1.0):
+                await self._ended.wait()
 
     def begin(self, log: JobLog) -> None:
         """Start anew, for the next job of a program that runs several."""

@@ -1,0 +1,170 @@
+"""The connections of the PostgreSQL engine: how many, which, and that no program waits for them to end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection
+
+from nightcrew.engines import postgres_link
+from nightcrew.engines.postgres_link import CONNECTIONS, Address, Link, Pool
+from tests.parts import ROOT
+from tests.waiting import await_until
+
+pytestmark = pytest.mark.postgres
+
+
+class Counted:
+    """Makes connections, and knows them."""
+
+    def __init__(self, url: str) -> None:
+        self.address = Address(url)
+        self.made: list[AsyncConnection[Any]] = []
+        self.pool = Pool(self._connect)
+
+    async def _connect(self) -> AsyncConnection[Any]:
+        self.made.append(await self.address.connect())
+        return self.made[-1]
+
+    @property
+    def open(self) -> int:
+        return sum(not connection.closed for connection in self.made)
+
+    async def ask(self, text: str = "SELECT pg_backend_pid()") -> Any:
+        async with self.pool.connection() as connection:
+            return await (await connection.execute(text.encode())).fetchone()
+
+
+@pytest.fixture
+async def counted(postgres_url: str) -> AsyncIterator[Counted]:
+    counted = Counted(postgres_url)
+    yield counted
+    counted.pool.close()
+    assert counted.open == 0
+
+
+async def test_one_after_another_shares_one(counted: Counted) -> None:
+    assert len({await counted.ask() for _ in range(5)}) == 1
+    assert len(counted.made) == 1
+
+
+async def test_many_at_once_share_as_many_as_may_be(counted: Counted) -> None:
+    answers = await asyncio.gather(*(counted.ask("SELECT 1 FROM pg_sleep(0.05)") for _ in range(30)))
+    assert len(answers) == 30
+    assert len(counted.made) == CONNECTIONS
+
+
+async def test_who_gives_up_waiting_takes_none_along(counted: Counted) -> None:
+    busy = [asyncio.create_task(counted.ask("SELECT 1 FROM pg_sleep(0.3)")) for _ in range(CONNECTIONS)]
+    await await_until(lambda: counted.open == CONNECTIONS)
+    waiting = [asyncio.create_task(counted.ask()) for _ in range(5)]
+    await asyncio.sleep(0)
+    for task in (*waiting, busy[0]):
+        task.cancel()
+    await asyncio.gather(*waiting, *busy, return_exceptions=True)
+    await asyncio.gather(*(counted.ask() for _ in range(CONNECTIONS)))
+
+
+async def test_what_comes_back_in_a_transaction_is_not_used_again(counted: Counted) -> None:
+    async with counted.pool.connection() as connection:
+        await connection.execute("BEGIN")
+    assert connection.closed
+    await counted.ask()
+    assert len(counted.made) == 2
+
+
+async def test_when_one_has_broken_the_others_are_not_tried(counted: Counted) -> None:
+    await asyncio.gather(*(counted.ask("SELECT 1 FROM pg_sleep(0.05)") for _ in range(4)))
+    pids = [connection.info.backend_pid for connection in counted.made]
+    async with await counted.address.connect() as other:
+        await other.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::integer[]) pid", (pids,))
+    with pytest.raises(psycopg.OperationalError):
+        await counted.ask()
+    (pid,) = await counted.ask()
+    assert pid not in pids
+
+
+async def test_what_nobody_uses_is_let_go(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_link, "IDLE", 0.1)
+    await asyncio.gather(*(counted.ask("SELECT 1 FROM pg_sleep(0.02)") for _ in range(3)))
+    assert counted.open
+    await await_until(lambda: counted.open == 0)
+    await counted.ask()
+
+
+async def test_what_is_old_is_replaced(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_link, "LIFETIME", 0.0)
+    assert len({await counted.ask() for _ in range(3)}) == 3
+
+
+async def test_what_is_in_use_at_the_end_is_let_go_when_it_comes_back(counted: Counted) -> None:
+    async with counted.pool.connection() as connection:
+        counted.pool.close()
+        await connection.execute("SELECT 1")
+    assert connection.closed
+
+
+async def test_a_connection_that_cannot_be_set_up_is_let_go(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[AsyncConnection[Any]] = []
+
+    async def fails(self: AsyncConnection[Any], *_: object, **__: object) -> None:
+        made.append(self)
+        raise psycopg.DataError("no")
+
+    link = Link(Address(postgres_url))
+    with monkeypatch.context() as patched:
+        patched.setattr(AsyncConnection, "execute", fails)
+        with pytest.raises(Exception, match="no"):
+            await link.call(b"SELECT 1")
+    assert [connection.closed for connection in made] == [True]
+    assert await link.call(b"SELECT 1") == [(1,)]
+    link.close()
+
+
+FORGETFUL = """
+import asyncio, sys
+import uvloop
+from nightcrew.engine import Topic
+from nightcrew.engines.postgres import PostgresEngine
+
+async def main(turns):
+    engine = PostgresEngine(sys.argv[1])
+    await engine.open()
+    async def listen():
+        async with engine.wakeups([Topic.READY]) as hints:
+            await hints.wait(60)
+    async def look():
+        while True:
+            await engine.stats()
+    for work in (listen, look, look, look):
+        asyncio.get_running_loop().create_task(work())
+    for _ in range(turns):
+        await asyncio.sleep(0.001)
+
+for turns in range(40):
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main(turns))
+print("ended")
+"""
+
+
+def test_a_program_ends_that_forgets_to_close(postgres_url: str) -> None:
+    """Wherever it is: connecting, setting a connection up, asking. (psycopg's own pool held it up for ever.)"""
+    ended = subprocess.run(
+        [sys.executable, "-c", FORGETFUL, postgres_url],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.stdout == "ended\n", ended.stderr

@@ -21,6 +21,7 @@ from nightcrew.engines.sqlite_writer import wake_folder
 from nightcrew.errors import EngineError, SchemaError
 from nightcrew.job import Outcome
 from nightcrew.policy import decide
+from nightcrew.tallies import Tally
 from nightcrew.testing.conformance import EngineSuite, ManualClock, Store
 from nightcrew.testing.conformance.stage import BOOT, LEASE, Hand, put, returned, won
 from tests.waiting import await_until
@@ -118,6 +119,23 @@ async def test_a_clock_set_back_does_not_stop_the_pruning(tmp_path: Path) -> Non
         clock.set_wall(1.0)
         assert (await hand.sweep()).pruned == 1
         assert await hand.engine.get([done.id]) == [None]
+
+
+async def test_a_clock_set_back_stops_no_upkeep(tmp_path: Path) -> None:
+    """The time comes twice, and with it the figures of what has ended; what was told of it first stays."""
+    clock = ManualClock(86_400.0 * 20_000)
+    async with Store(lambda: SqliteEngine(tmp_path / "jobs.db", clock=clock, boot=BOOT), clock) as store:
+        hand = await store.hand(lease=1e9)
+        await put(hand.engine)
+        began = clock.wall()
+        for count in (3, 4):
+            await hand.engine.renew(hand.status, [Tally(began, "work", "default", succeeded=count)])
+            clock.advance(3 * 3_600.0)
+            for _ in range(3):
+                await hand.sweep()
+            [known] = await hand.engine.tallies(began, began + 60, 60)
+            assert known.succeeded == 3
+            clock.set_wall(-3 * 3_600.0)
 
 
 async def test_a_file_of_before_is_brought_up_to_date_by_opening_it(tmp_path: Path) -> None:

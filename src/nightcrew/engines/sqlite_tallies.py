@@ -50,7 +50,10 @@ def join(db: Db, now: float) -> None:
         db.execute("DELETE FROM tally WHERE step = ? AND at >= ? AND at < ?", span)
         lanes = {row[0]: ("", str(row[0])) for row in found}
         for tally in gathered(_tallies(((at, *row) for row in found), lanes), longer):
-            db.execute(_INSERT, (longer, at, int(tally.task), 0, *_figures(tally)))
+            # (There already, when the clock was set back and the time came twice.)
+            db.execute(
+                f"{_INSERT} ON CONFLICT DO NOTHING", (longer, at, int(tally.task), 0, *_figures(tally))
+            )
     db.execute("DELETE FROM tally WHERE step = ? AND at < ?", (LEVELS[-1][1], int(now - KEPT)))
 
 

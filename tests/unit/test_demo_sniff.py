@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import zipfile
 from pathlib import Path
 
@@ -159,3 +160,29 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
     content[content.rindex(b"PK\x01\x02") + 8] |= 1
     with pytest.raises(NotThatKind, match="password"):
         inspect(tmp_path, bytes(content))
+
+
+@pytest.mark.parametrize("good", [package(PPTX_MANIFEST * 20), odf("presentation")], ids=["pptx", "odp"])
+def test_however_a_container_is_damaged_it_is_refused_or_opened(good: bytes, tmp_path: Path) -> None:
+    """No other error: that one would be tried again, five times, and tell its owner nothing."""
+    file, dice = tmp_path / "deck", random.Random(4711)
+    refused = 0
+    for _ in range(1_500):
+        damaged = bytearray(good)
+        for _ in range(dice.choice((1, 2, 5, 20))):
+            damaged[dice.randrange(4, len(damaged))] = dice.randrange(256)
+        file.write_bytes(damaged)
+        try:
+            inspect_deck(file)
+        except NotThatKind:
+            refused += 1
+    assert refused > 500
+
+
+@pytest.mark.parametrize("packed", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_container_packed_as_no_office_does_is_not_unpacked(packed: int, tmp_path: Path) -> None:
+    file = tmp_path / "deck"
+    with zipfile.ZipFile(file, "w", packed) as container:
+        container.writestr("[Content_Types].xml", PPTX_MANIFEST)
+    with pytest.raises(NotThatKind, match="container"):
+        inspect_deck(file)

@@ -237,6 +237,23 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
             writer.close()
 
 
+async def test_a_body_with_two_lengths_ends_the_connection(shop: Shop) -> None:
+    """What a proxy may take for a body must not be a request here, nor the reverse."""
+    token = await shop.token("enqueue")
+    async with served(shop) as site:
+        reader, writer = await connect(site.base)
+        writer.write(
+            f"POST /api/jobs HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n"
+            "Content-Type: application/json\r\nContent-Length: 60\r\nTransfer-Encoding: chunked\r\n\r\n"
+            "0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        )
+        async with asyncio.timeout(10):
+            answer = await reader.read(-1)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.count(b"HTTP/1.1 ") == 1
+        writer.close()
+
+
 async def test_who_does_not_read_is_left(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "STALLED_SECONDS", 0.5)
     token = await shop.token("admin")

@@ -10,6 +10,7 @@ import codecs
 import mmap
 import re
 import zipfile
+import zlib
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
@@ -27,6 +28,7 @@ MAX_RATIO = 200
 MAX_SLIDES = 1_000
 _LARGE_ENTRY = 16 << 20
 _MANIFEST_LIMIT = 1 << 20
+_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 class Kind(StrEnum):
@@ -180,7 +182,7 @@ def inspect_deck(path: Path) -> Deck:
         try:
             with zipfile.ZipFile(path) as archive:
                 return _inspect_zip(archive)
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, ValueError) as error:
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, ValueError, zlib.error) as error:
             if isinstance(error, NotThatKind):
                 raise
             raise NotThatKind(say("said.container")) from error
@@ -197,6 +199,9 @@ def _inspect_zip(archive: zipfile.ZipFile) -> Deck:
         raise NotThatKind(say("said.many-parts", count=len(entries), most=MAX_ENTRIES))
     if any(entry.flag_bits & 0x1 for entry in entries):
         raise NotThatKind(say("said.encrypted"))
+    if any(entry.compress_type not in _PACKED for entry in entries):
+        # No office program writes others, and their decoders take what memory the file says.
+        raise NotThatKind(say("said.container"))
     unpacked = sum(entry.file_size for entry in entries)
     if unpacked > MAX_UNPACKED or any(_is_bomb(entry) for entry in entries):
         raise NotThatKind(say("said.bomb", size=unpacked))

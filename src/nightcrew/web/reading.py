@@ -58,6 +58,15 @@ def check_head(request: Request, limits: Limits) -> None:
             None,
             f"Use at most {limits.headers} bytes.",
         )
+    if "transfer-encoding" in request.headers and "content-length" in request.headers:
+        # A proxy before us may have believed the other one, and taken the rest for a request of somebody else.
+        raise Refused(
+            HTTPStatus.BAD_REQUEST,
+            "The body has two lengths.",
+            None,
+            "Send Content-Length or Transfer-Encoding, not both.",
+            {"Connection": "close"},
+        )
     for name in _ONCE:
         if len(request.headers.getlist(name)) > 1:
             raise Refused(HTTPStatus.BAD_REQUEST, f"The header {name} is there twice.", None, "Send it once.")

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from msgspec import Meta, Raw, Struct
 
+from nightcrew.documents import Pause, Wish
 from nightcrew.engine import Changed, Enqueued, Filter, Verb
 from nightcrew.job import JobDetail, JobRecord, NewJob, RetryRule
 from nightcrew.options import LATEST
@@ -30,6 +31,7 @@ WORKERS = "/api/remote/workers"
 FAILURES = "/api/remote/failures"
 TALLIES = "/api/remote/tallies"
 EVENTS = "/api/remote/events"
+DIRECTIONS = "/api/remote/directions"
 BLOBS = "/api/blobs"
 HEALTH = "/api/health"
 DOCTOR = "/api/doctor"
@@ -152,6 +154,23 @@ class TalliesRequest(Struct, frozen=True, forbid_unknown_fields=True):
     since: Moment
     until: Moment
     step: Annotated[int, Meta(ge=60, le=3_200_000_000)]
+
+
+class Direction(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is decided about a queue, or asked of a worker: of one of the two."""
+
+    queue: Name | None = None
+    pause: Pause | None = None
+    """None resumes the queue."""
+    worker: Uuid | None = None
+    wish: Wish | None = None
+    """None has the worker go on."""
+
+
+class DirectionAnswer(Struct, frozen=True):
+    """Whether there was something to change."""
+
+    done: bool
 
 
 class DoneEvent(Struct, frozen=True):

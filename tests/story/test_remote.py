@@ -224,6 +224,34 @@ async def test_an_operator_runs_a_dead_letter_again(house: House) -> None:
             await app.engine.failures(limit=501)
 
 
+async def test_an_operator_pauses_queues_and_directs_workers(house: House) -> None:
+    async with house.app("operate") as app, house.shop.worker():
+        assert await app.aresume("mail") is False
+        await app.apause("mail", reason="the mail server is down", until="2h", by="whoever I say")
+        paused = (await app.astats()).paused["mail"]
+        assert paused.reason == "the mail server is down"
+        assert paused.by == "operate 0", "who did it is whose token it was"
+        assert paused.until == pytest.approx(paused.at + 7_200, abs=5)
+        assert paused == (await house.shop.app.astats()).paused["mail"]
+        assert await app.aresume("mail") is True
+        assert (await app.astats()).paused == {}
+        [worker] = [info.status.id for info in await app.aworkers() if info.alive]
+
+        async def is_in(state: str) -> bool:
+            return [info.status.state for info in await app.aworkers() if info.alive] == [state]
+
+        for wish, state in (("quiet", "quiet"), (None, "running")):
+            assert await app.atell_worker(worker, wish)
+            await await_until(lambda state=state: is_in(state))  # type: ignore[misc]
+        assert await app.atell_worker(new_id(), "stop") is False
+        acts = [entry.act for entry in (await house.shop.site.desk.audit.page())[0]]
+        assert acts == ["worker: go on", "worker: quiet", "resume queue", "pause queue"]
+        async with house.app("read", "enqueue") as reader:
+            for asked in (reader.apause("mail"), reader.atell_worker(worker, "stop")):
+                with pytest.raises(NotAllowed, match="operate"):
+                    await asked
+
+
 async def test_what_takes_the_store_itself_is_refused_in_words(house: House) -> None:
     async with house.app("admin", "enqueue") as app:
         engine = app.engine
@@ -239,6 +267,7 @@ async def test_what_takes_the_store_itself_is_refused_in_words(house: House) -> 
             engine.load("token", ["x"]),
             engine.save("token", "x", b"{}"),
             engine.documents("token"),
+            engine.documents("audit"),
             app.blob_store.delete(["x"]),
         ]
         for asked in refused:

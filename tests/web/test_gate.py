@@ -73,6 +73,7 @@ MAY = {
     "POST /api/remote/looks": OWNERS,
     "GET /api/remote/jobs/{id}": OWNERS,
     "POST /api/remote/changes": OPERATORS | {"enqueue"},
+    "POST /api/remote/directions": OPERATORS,
     "POST /api/remote/searches": READERS,
     "POST /api/remote/failures": READERS,
     "GET /api/remote/stats": READERS,

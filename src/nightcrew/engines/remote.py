@@ -18,6 +18,7 @@ from typing import NoReturn
 import httpx2
 import msgspec
 
+from nightcrew.documents import Kind, Pause, Wanted
 from nightcrew.engine import (
     Changed,
     Claimed,
@@ -44,6 +45,7 @@ from nightcrew.errors import EngineClosed, EngineError, NotAllowed
 from nightcrew.job import FINAL, JobDetail, JobRecord, NewJob, Report, Transition
 from nightcrew.remoting import (
     CHANGES,
+    DIRECTIONS,
     EVENTS,
     FAILURES,
     HELLO,
@@ -59,6 +61,8 @@ from nightcrew.remoting import (
     ChangeAnswer,
     ChangeRequest,
     DetailAnswer,
+    Direction,
+    DirectionAnswer,
     DoneEvent,
     FailuresRequest,
     Hello,
@@ -82,7 +86,10 @@ GATHER, LONGEST_GATHER = 0.02, 0.5
 """Seconds for further jobs to come before the site is asked to tell of them: more where they come thick."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 
+_KINDS: dict[str, str] = {Kind.TOKEN: "tokens", Kind.SESSION: "sessions", Kind.AUDIT: "the audit"}
 _done = msgspec.json.Decoder(DoneEvent).decode
+_pause = msgspec.json.Decoder(Pause).decode
+_wanted = msgspec.json.Decoder(Wanted).decode
 
 
 class RemoteEngine:
@@ -227,6 +234,30 @@ class RemoteEngine:
             changed += answer.changed
         return changed
 
+    async def load(self, kind: str, keys: Sequence[str]) -> list[Document | None]:
+        """What was decided about queues, of those that are paused; other documents take the store itself."""
+        if kind != Kind.QUEUE:
+            self._refuse(f"see {_meant(kind)}")
+        paused = (await self.stats()).paused
+        return [
+            Document(kind, key, 1, msgspec.json.encode(paused[key]), paused[key].at)
+            if key in paused
+            else None
+            for key in keys
+        ]
+
+    async def save(self, kind: str, key: str, value: bytes | None, version: int | None = None) -> int:  # noqa: ARG002
+        """Decide about a queue or ask something of a worker; other documents take the store itself."""
+        self._check_open()
+        if kind == Kind.QUEUE:
+            asked = Direction(queue=key, pause=None if value is None else _pause(value))
+        elif kind == Kind.WORKER:
+            asked = Direction(worker=key, wish=None if value is None else _wanted(value).wanted)
+        else:
+            self._refuse(f"change {_meant(kind)}")
+        await self._link.ask("POST", DIRECTIONS, asked, answer=DirectionAnswer)
+        return 1
+
     # hints
 
     @asynccontextmanager
@@ -262,12 +293,6 @@ class RemoteEngine:
     async def unused_blobs(self, blobs: Sequence[str]) -> list[str]:  # noqa: ARG002
         self._refuse("look for unused files")
 
-    async def load(self, kind: str, keys: Sequence[str]) -> list[Document | None]:  # noqa: ARG002
-        self._refuse(f"read documents ({kind})")
-
-    async def save(self, kind: str, key: str, value: bytes | None, version: int | None = None) -> int:  # noqa: ARG002
-        self._refuse(f"write documents ({kind})")
-
     async def documents(
         self,
         kind: str,
@@ -276,13 +301,18 @@ class RemoteEngine:
         *,
         falling: bool = False,  # noqa: ARG002
     ) -> list[Document]:
-        self._refuse(f"list documents ({kind})")
+        self._refuse(f"list {_meant(kind)}")
 
     def _refuse(self, what: str) -> NoReturn:
         raise NotAllowed(
             f"an app on {self._link.base} cannot {what}: that takes the store itself; do it where NIGHTCREW_URL "
             "names the database"
         )
+
+
+def _meant(kind: str) -> str:
+    """What a kind of documents is called where people read it."""
+    return _KINDS.get(kind, f"documents ({kind})")
 
 
 class _Looks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 
@@ -26,9 +27,10 @@ from nightcrew.engine import (
 from nightcrew.errors import ArgumentsError, ConfigurationError, LimitExceeded, UnknownTask
 from nightcrew.files import MAX_SPILLED, is_wrapped
 from nightcrew.job import Extras, JobRecord, NewJob, RetryRule
-from nightcrew.options import MAX_NAME, Retry
+from nightcrew.options import LATEST, MAX_NAME, Retry
 from nightcrew.remoting import (
     CHANGES,
+    DIRECTIONS,
     EVENTS,
     FAILURES,
     HELLO,
@@ -42,6 +44,8 @@ from nightcrew.remoting import (
     ChangeAnswer,
     ChangeRequest,
     DetailAnswer,
+    Direction,
+    DirectionAnswer,
     DoneEvent,
     FailuresRequest,
     Hello,
@@ -86,6 +90,7 @@ class Remote:
             Route("POST", LOOKS, read, self.look, own=True, body=RecordsRequest, answer=RecordsAnswer),
             Route("GET", JOBS + "/{id}", read, self.detail, own=True, answer=DetailAnswer),
             Route("POST", CHANGES, operate, self.change, own=True, body=ChangeRequest, answer=ChangeAnswer),
+            Route("POST", DIRECTIONS, operate, self.direct, body=Direction, answer=DirectionAnswer),
             Route("POST", SEARCHES, read, self.search, body=SearchRequest, answer=Page),
             Route("POST", FAILURES, read, self.failures, body=FailuresRequest, answer=list[FailureGroup]),
             Route("GET", STATS, read, self.stats, answer=Stats),
@@ -263,6 +268,27 @@ class Remote:
         return json_response(
             ChangeAnswer([Changed.MISSING if job is None else next(changed) for job in found])
         )
+
+    async def direct(self, visit: Visit) -> Response:
+        """Pause or resume a queue, or ask something of a worker."""
+        asked: Direction = visit.body
+        if asked.worker is not None and asked.queue is None:
+            done = await self._desk.tell_worker(visit.who, asked.worker, asked.wish)
+        elif asked.queue is None or asked.worker is not None:
+            raise Refused(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                "This is about one queue or one worker.",
+                None,
+                "Name one of them.",
+            )
+        elif asked.pause is None or not asked.pause.paused:
+            done = await self._desk.resume(visit.who, asked.queue)
+        else:
+            end = asked.pause.until
+            until = None if end is None else datetime.fromtimestamp(end, UTC) if 0 <= end <= LATEST else end
+            await self._desk.pause(visit.who, asked.queue, asked.pause.reason, until)
+            done = True
+        return json_response(DirectionAnswer(done))
 
     # hints
 

@@ -183,7 +183,6 @@ class AppClient:
 
         In batches as large as the engine takes; arguments that are too large go to the blob store.
         """
-        # Not a coroutine function itself: one layer less to pass, on every enqueue.
         return self._store_traced(jobs) if TRACING in sys.modules else self._store(jobs)
 
     async def _store_traced(self, jobs: Sequence[NewJob]) -> list[JobRecord | None]:

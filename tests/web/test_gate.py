@@ -226,6 +226,22 @@ async def test_a_session_may_what_its_link_or_token_may(shop: Shop) -> None:
         assert (await browser.get("/api/jobs")).status_code == 401, "its sessions end with a token"
 
 
+async def test_the_session_of_a_lost_computer_is_ended_by_others(shop: Shop) -> None:
+    async with shop.client() as lost, shop.client(await shop.token("admin")) as admin:
+        unopened = await shop.site.new_link("unopened", [Scope.READ])
+        assert (await lost.get(await shop.site.new_link("laptop", [Scope.OPERATE]))).status_code == 303
+        assert (await lost.get("/api/jobs")).status_code == 200
+        link, session = (await admin.get("/api/tokens")).json()["sessions"]
+        assert (link["name"], link["kind"]) == ("unopened", "link")
+        assert (session["name"], session["kind"], session["scopes"]) == ("laptop", "session", ["operate"])
+        for of in (link, session):
+            assert (await admin.delete(f"/api/tokens/{of['id']}")).status_code == 200
+            assert (await admin.delete(f"/api/tokens/{of['id']}")).status_code == 404
+        assert (await lost.get("/api/jobs")).status_code == 401
+        assert (await lost.get(unopened)).status_code == 401
+        assert (await admin.get("/api/tokens")).json()["sessions"] == []
+
+
 async def test_of_two_that_open_a_link_at_once_one_comes_in(shop: Shop) -> None:
     link = await shop.site.new_link()
     answers = await asyncio.gather(*(open_link(shop, link) for _ in range(8)))

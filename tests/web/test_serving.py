@@ -29,7 +29,7 @@ from cryptography.x509.oid import NameOID
 from nightcrew import ConfigurationError
 from nightcrew.cli.main import main
 from nightcrew.web import Limits, make_site, serving
-from nightcrew.web.serving import WebSettings, address_of, check_settings
+from nightcrew.web.serving import WebSettings, address_of, check_settings, public_address
 from tests.parts import ROOT
 from tests.waiting import await_until, wait_until
 from tests.web.sites import Shop
@@ -463,8 +463,24 @@ def test_tokens_are_made_listed_and_revoked_on_the_command_line(tmp_path: Path) 
     assert [token["name"] for token in json.loads(run("list", "--json"))["tokens"]] == ["web"]
     link = run("link", "--site", "https://jobs.example.org/", "--scope", "read").strip()
     assert re.fullmatch(r"https://jobs\.example\.org/session\?link=ncl_[\w-]{43}", link)
+    [unopened] = json.loads(run("list", "--json"))["sessions"]
+    assert (unopened["kind"], unopened["scopes"]) == ("link", ["read"])
+    run("revoke", unopened["id"])
+    assert json.loads(run("list", "--json"))["sessions"] == []
 
 
 def test_an_address_to_open_is_one_that_can_be_opened() -> None:
     with socket.create_server(("0.0.0.0", 0)) as listener:
-        assert address_of(listener, WebSettings()) == f"http://127.0.0.1:{listener.getsockname()[1]}"
+        port = listener.getsockname()[1]
+        assert address_of(listener, WebSettings()) == f"http://127.0.0.1:{port}"
+        for settings, expected in (
+            (WebSettings(), f"http://127.0.0.1:{port}"),
+            (WebSettings(hosts=("shop.test",)), f"http://127.0.0.1:{port}"),
+            (WebSettings(hosts=("shop.test",), certificate="c", key="k"), f"https://shop.test:{port}"),
+            (WebSettings(hosts=("shop.test", "b.test"), behind_proxy=True), "https://shop.test"),
+            (
+                WebSettings(hosts=("shop.test",), behind_proxy=True, root_path="/jobs"),
+                "https://shop.test/jobs",
+            ),
+        ):
+            assert public_address(listener, settings) == expected

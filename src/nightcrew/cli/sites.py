@@ -70,13 +70,13 @@ def run_all(url: str | None, app: str | None, given: Mapping[str, Any]) -> None:
             found, settings, needed_spec(app, _WHY), link=given["link"], worker=Worker(found, **checked)
         )
         return
-    from nightcrew.web.serving import address_of, listen
+    from nightcrew.web.serving import address_of, listen, public_address
 
     spec = needed_spec(app, _WHY)
     steer(url)
     with closing(listen(settings.host, settings.port)) as listener:
         listener.setblocking(False)
-        address = address_of(listener, settings)
+        address, public = address_of(listener, settings), public_address(listener, settings)
         companion = Companion(
             "the site", lambda line: _command(spec, line, listener.fileno(), settings), [listener.fileno()]
         )
@@ -84,9 +84,9 @@ def run_all(url: str | None, app: str | None, given: Mapping[str, Any]) -> None:
         def announce(found: Any) -> None:
             announced("supervisor", spec, found.url, found.tasks, checked, given["processes"], site=address)
             if _wants_link(given["link"]):
-                tell(asyncio.run(_link_of(Nightcrew(found.url), address)))
+                tell(asyncio.run(_link_of(Nightcrew(found.url), public)))
             else:
-                tell(_HOW.format(address=address))
+                tell(_HOW.format(address=public))
 
         code = supervise(url, spec, given["processes"], checked, announce, beside=(companion,))
     click.get_current_context().exit(code)
@@ -112,16 +112,16 @@ def _settings(given: Mapping[str, Any]) -> WebSettings:
 def _run_here(
     app: Nightcrew, settings: WebSettings, spec: str | None, *, link: bool | None, worker: Worker | None
 ) -> None:
-    from nightcrew.web.serving import address_of, listen, serve, stop_at_signals
+    from nightcrew.web.serving import address_of, listen, public_address, serve, stop_at_signals
 
     with closing(listen(settings.host, settings.port)) as listener:
-        address = address_of(listener, settings)
+        address, public = address_of(listener, settings), public_address(listener, settings)
 
         async def begun(site: Site) -> None:
             if _wants_link(link):
-                tell(_opening(address, await site.new_link()))
+                tell(_opening(public, await site.new_link()))
             else:
-                tell(_HOW.format(address=address))
+                tell(_HOW.format(address=public))
 
         async def run() -> None:
             stop = asyncio.Event()

@@ -47,11 +47,21 @@ def create(
 
 
 def show(url: str | None, app: str | None, *, as_json: bool) -> None:
-    """List the tokens."""
-    found = _at_desk(url, app, lambda desk, _: desk.tokens.tokens())
+    """List the tokens, and the sessions that links began."""
+
+    async def look(desk: Desk, _: Who) -> tuple[list[Token], list[Token]]:
+        return await desk.tokens.tokens(), await desk.tokens.sessions()
+
+    tokens, sessions = _at_desk(url, app, look)
     if as_json:
-        answer({"tokens": [_shape(token) for token in found]})
+        answer(
+            {
+                "tokens": [_shape(token) for token in tokens],
+                "sessions": [_shape(session) for session in sessions],
+            }
+        )
         return
+    found = [*tokens, *sessions]
     if not found:
         note("There are no tokens; make one with `nightcrew tokens create`.")
         return
@@ -59,6 +69,7 @@ def show(url: str | None, app: str | None, *, as_json: bool) -> None:
         (
             token.id,
             token.name,
+            token.kind,
             ", ".join(token.scopes),
             moment(token.created_at),
             _end(token),
@@ -66,11 +77,11 @@ def show(url: str | None, app: str | None, *, as_json: bool) -> None:
         )
         for token in found
     ]
-    table(("ID", "NAME", "SCOPES", "MADE", "ENDS", "BY"), rows, first=("ID", "NAME"))
+    table(("ID", "NAME", "KIND", "SCOPES", "MADE", "ENDS", "BY"), rows, first=("ID", "NAME"))
 
 
 def revoke(url: str | None, app: str | None, which: str, *, as_json: bool) -> None:
-    """Take a token away."""
+    """Take a token, a session or a link away."""
     with web_parts():
         from nightcrew.web.problems import Refused
 
@@ -78,7 +89,7 @@ def revoke(url: str | None, app: str | None, which: str, *, as_json: bool) -> No
         token = _at_desk(url, app, lambda desk, who: desk.revoke_token(who, which))
     except Refused:
         raise Failure(
-            f"there is no token called {which!r}, and none with this id; see `nightcrew tokens list`",
+            f"there is no token called {which!r}, and no token or session with this id; see `nightcrew tokens list`",
             Code.NOT_FOUND,
         ) from None
     if as_json:
@@ -135,6 +146,7 @@ def _shape(token: Token) -> dict[str, Any]:
     return {
         "id": token.id,
         "name": token.name,
+        "kind": token.kind,
         "scopes": list(token.scopes),
         "created_at": iso(token.created_at),
         "expires_at": iso(token.expires_at),

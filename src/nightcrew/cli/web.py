@@ -194,7 +194,7 @@ def create_token(url: str | None, app: str | None, as_json: bool, **asked: Any) 
 @store_options
 @json_option
 def list_tokens(url: str | None, app: str | None, as_json: bool) -> None:
-    """List the tokens that have not come to their end.
+    """List the tokens that have not come to their end, and the sessions that links began.
 
     \b
     Examples:
@@ -213,9 +213,12 @@ def list_tokens(url: str | None, app: str | None, as_json: bool) -> None:
 def revoke_token(which: str, url: str | None, app: str | None, as_json: bool) -> None:
     """Take a token away, with the sessions that were begun with it; open event streams end within 5 seconds.
 
+    Or a session that a link began, or a link that nobody has opened yet: by its id.
+
     \b
     Examples:
       nightcrew tokens revoke shop-web
+      nightcrew tokens revoke 3940c41ef7a52ddc
     """
     from nightcrew.cli.tokens import revoke
 

@@ -58,8 +58,10 @@ class Admin:
         return json_response(EntryList(found, following))
 
     async def tokens(self, visit: Visit) -> Response:  # noqa: ARG002
-        """List the tokens, without their secrets."""
-        return json_response(TokenList([_view(token) for token in await self._desk.tokens.tokens()]))
+        """List the tokens and sessions, without their secrets."""
+        known = self._desk.tokens
+        tokens = [_view(token) for token in await known.tokens()]
+        return json_response(TokenList(tokens, [_view(session) for session in await known.sessions()]))
 
     async def make_token(self, visit: Visit) -> Response:
         """Make a token; its secret is in this answer, and nowhere else."""
@@ -70,7 +72,7 @@ class Admin:
         return json_response(TokenMade(secret, _view(token)), HTTPStatus.CREATED)
 
     async def revoke_token(self, visit: Visit) -> Response:
-        """Take a token away, and with it the sessions that were begun with it."""
+        """Take a token away, and with it the sessions that were begun with it; or a session or link."""
         return json_response(_view(await self._desk.revoke_token(visit.who, visit.params["token"])))
 
 
@@ -82,4 +84,5 @@ def _view(token: Token) -> TokenView:
         certain(token.created_at),
         moment(token.expires_at),
         token.created_by,
+        token.kind,
     )

@@ -137,6 +137,16 @@ def address_of(listener: socket.socket, settings: WebSettings) -> str:
     return f"{settings.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
+def public_address(listener: socket.socket, settings: WebSettings) -> str:
+    """The address by which people call it, without the path of a page: through the proxy, by the name in the certificate."""
+    if not settings.hosts or (not settings.behind_proxy and settings.certificate is None):
+        return address_of(listener, settings) + settings.root_path
+    name = settings.hosts[0]
+    host = f"[{name}]" if ":" in name else name
+    port = "" if settings.behind_proxy else f":{listener.getsockname()[1]}"
+    return f"https://{host}{port}{settings.root_path}"
+
+
 async def serve(
     app: Nightcrew,
     settings: WebSettings,

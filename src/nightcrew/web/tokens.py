@@ -38,6 +38,8 @@ GUESSES, GUESSES_A_SECOND = 100.0, 20.0
 _SECRET = re.compile(r"nc[tsl]_[A-Za-z0-9_-]{43}")
 _NAME = re.compile(r"[^\W_][\w .@:/+-]{0,99}")
 _REMEMBERED = 10_000
+_ID = 16
+"""Characters of a hash by which what it is of is called."""
 
 T = TypeVar("T")
 
@@ -58,6 +60,8 @@ class Token(Struct, frozen=True):
     created_at: float
     expires_at: float | None
     created_by: str = ""
+    kind: str = "token"
+    """Also "session", one that a link began, and "link", which nobody has opened yet."""
 
 
 class _Session(Struct, frozen=True, omit_defaults=True):
@@ -108,7 +112,7 @@ class Tokens:
         secret, key = _new("nct")
         now = self._clock()
         end = None if lifetime is None else now + lifetime
-        token = Token(key[:16], name, _checked(scopes), now, end, by)
+        token = Token(key[:_ID], name, _checked(scopes), now, end, by)
         await self._ask(lambda store: store.save(Kind.TOKEN, key, _encode(token), 0))
         return secret, token
 
@@ -120,10 +124,20 @@ class Tokens:
             (token for token in found if _lives(token.expires_at, now)), key=lambda token: token.name
         )
 
+    async def sessions(self) -> list[Token]:
+        """The sessions that links began, and the links that nobody has opened yet; those of tokens end with these."""
+        now = self._clock()
+        found = []
+        for document in await self._all(Kind.SESSION):
+            session = _session(document.value)
+            if session.token is None and session.expires_at > now:
+                found.append(_shown(document.key, session))
+        return sorted(found, key=lambda session: session.created_at)
+
     async def revoke(self, which: str) -> Token:
         """Take a token away, by its name or id, and with it the sessions that were begun with it.
 
-        Raises `LookupError`.
+        Or, by its id, a session or link. Raises `LookupError`.
         """
         for document in await self._all(Kind.TOKEN):
             token = _token(document.value)
@@ -132,6 +146,12 @@ class Tokens:
                 # All others stay known, so that they need not pass for newcomers.
                 self._found = {key: found for key, found in self._found.items() if found[1].key != token.id}
                 return token
+        for document in await self._all(Kind.SESSION):
+            session = _session(document.value)
+            if session.token is None and document.key.startswith(which) and len(which) == _ID:
+                await self._ask(lambda store, key=document.key: store.save(Kind.SESSION, key, None))  # type: ignore[misc]
+                self._found.pop(document.key, None)
+                return _shown(document.key, session)
         raise LookupError(which)
 
     # links and sessions
@@ -245,11 +265,11 @@ class Tokens:
         session = _session(document.value)
         if not session.begun or session.expires_at <= self._clock():
             return None
-        own = key[:16]
+        own = key[:_ID]
         if session.token is not None:
             if await self._of_token(session.token) is None:
                 return None
-            own = session.token[:16]
+            own = session.token[:_ID]
         end = session.expires_at
         return end, Who(session.name, with_implied(session.scopes), "session", own, ends_at=end)
 
@@ -287,6 +307,11 @@ class Tokens:
             if len(page) < 500:
                 return found
             after = page[-1].key
+
+
+def _shown(key: str, session: _Session) -> Token:
+    kind = "session" if session.begun else "link"
+    return Token(key[:_ID], session.name, session.scopes, session.created_at, session.expires_at, kind=kind)
 
 
 def _new(prefix: str) -> tuple[str, str]:

@@ -293,12 +293,15 @@ class TokenView(Struct, frozen=True):
     created_at: datetime
     expires_at: datetime | None
     created_by: str
+    kind: str = "token"
 
 
 class TokenList(Struct, frozen=True):
     """The tokens that have not come to their end, by name."""
 
     tokens: list[TokenView]
+    sessions: list[TokenView]
+    """Those that links began, and the links that nobody has opened yet."""
 
 
 class TokenMade(Struct, frozen=True):

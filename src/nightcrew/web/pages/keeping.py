@@ -137,7 +137,7 @@ class KeepingPages:
             "tokens.html",
             "/tokens",
             HTTPStatus.UNPROCESSABLE_ENTITY if problem else HTTPStatus.OK,
-            tokens=await self._desk.tokens.tokens(),
+            tokens=[*await self._desk.tokens.tokens(), *await self._desk.tokens.sessions()],
             asked=asked,
             scopes=list(SCOPES.items()),
             lifetimes=LIFETIMES,

@@ -68,8 +68,14 @@ def needs(stats: Stats, workers: Sequence[WorkerInfo], paused: Mapping[str, str]
 
     paused: the queues that must not be claimed, and why.
     """
-    found = [Need(entry, problem(entry.queue, entry.task, workers, paused)) for entry in stats.queues]
+    # Of workers that are alike one is enough here: there may be hundreds, and thousands of tasks on queues.
+    kinds = list({_kind(info): info for info in workers}.values())
+    found = [Need(entry, problem(entry.queue, entry.task, kinds, paused)) for entry in stats.queues]
     return sorted(found, key=lambda need: (need.stats.oldest_ready_at or float("inf"), need.stats.queue))
+
+
+def _kind(info: WorkerInfo) -> tuple[object, ...]:
+    return info.alive, info.status.state, info.status.queues, info.status.tasks
 
 
 def problem(

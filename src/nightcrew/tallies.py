@@ -98,10 +98,7 @@ def percentiles(histogram: Sequence[int]) -> Percentiles:
 
 def merged(histograms: Iterable[Sequence[int]]) -> tuple[int, ...]:
     """The sum of histograms, which may leave out zeros at their end."""
-    found: list[int] = []
-    for histogram in histograms:
-        found = [one + other for one, other in zip_longest(found, histogram, fillvalue=0)]
-    return tuple(found)
+    return tuple(map(sum, zip_longest(*histograms, fillvalue=0)))
 
 
 def trimmed(histogram: Sequence[int]) -> tuple[int, ...]:

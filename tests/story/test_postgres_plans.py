@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from collections.abc import AsyncIterator
 
 import psycopg
 import pytest
 
 from nightcrew.engine import Filter, Verb, WorkerStatus
 from nightcrew.engines.postgres import PostgresEngine
-from nightcrew.engines.postgres_link import Address
 from nightcrew.job import JobState, Report
 from nightcrew.testing.conformance.stage import Hand, a_job, failed, put, returned, won
+from tests.plans import Plans
 
 pytestmark = pytest.mark.postgres
 
 HISTORY = 60_000
 FEW = 500
-"""Rows that may be read whole: a table that is empty, or nearly."""
-LONG = ("job", "done", "ready", "again", "later", "attempt", "failure", "note", "log", "blob")
-"""What may be read by index only: a claim's own rows, and never one after the other."""
+"""Rows that may be read one after the other: a table that is empty, or nearly."""
 
 # As many jobs as a store has after a while, most of them over; some streams long and some short.
 SEED = """
@@ -43,78 +39,24 @@ SEED = """
 """
 
 
-class Plans:
-    """An engine whose connections tell the plan of every statement, within functions too."""
-
-    def __init__(self, url: str) -> None:
-        self.address = Address(url)
-        self.engine = PostgresEngine(f"{url}&options={_EXPLAIN}")
-        self.found: list[tuple[str, str]] = []
-
-    def scans(self) -> list[str]:
-        """Reads of whole tables that grow with history."""
-        return sorted({f"{table}: {' '.join(text.split())}" for table, text in self.found})
-
-    def take(self, diagnostic: Any) -> None:
-        """Take what the server says."""
-        text = diagnostic.message_primary or ""
-        _, found, plan = text.partition("plan:\n")
-        if not found:
-            return
-        told = json.loads(plan)
-        for node in nodes(told["Plan"]):
-            table = str(node.get("Relation Name", ""))
-            if node["Node Type"] == "Seq Scan" and table.startswith(LONG) and rows_read(node) > FEW:
-                self.found.append((table, told.get("Query Text", "")))
-
-
-_EXPLAIN = "%20".join(
-    "-c%20" + setting
-    for setting in (
-        "session_preload_libraries%3Dauto_explain",
-        "auto_explain.log_min_duration%3D0",
-        "auto_explain.log_nested_statements%3Don",
-        "auto_explain.log_analyze%3Don",
-        "auto_explain.log_timing%3Doff",
-        "auto_explain.log_format%3Djson",
-        "client_min_messages%3Dlog",
-    )
-)
-
-
-def rows_read(node: dict[str, Any]) -> float:
-    """Rows that a node has read, those that it left out as well."""
-    loops = node.get("Actual Loops", 0)
-    return float(loops * (node.get("Actual Rows", 0) + node.get("Rows Removed by Filter", 0)))
-
-
-def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A plan's nodes."""
-    yield plan
-    for child in plan.get("Plans", ()):
-        yield from nodes(child)
+@pytest.fixture
+def plans(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Plans:
+    plans = Plans(postgres_url, FEW, HISTORY)
+    plans.listen(monkeypatch)
+    return plans
 
 
 @pytest.fixture
-async def plans(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Plans]:
-    plans = Plans(postgres_url)
-    made = psycopg.AsyncConnection.connect.__func__  # type: ignore[attr-defined]
-
-    async def connect(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        connection = await made(cls, *args, **kwargs)
-        connection.add_notice_handler(plans.take)
-        return connection
-
-    monkeypatch.setattr(psycopg.AsyncConnection, "connect", classmethod(connect))
-    await plans.engine.open()
+async def engine(plans: Plans) -> AsyncIterator[PostgresEngine]:
+    engine = PostgresEngine(plans.url)
+    await engine.open()
     with psycopg.connect(plans.address.conninfo, autocommit=True) as connection:
         connection.execute(SEED.format(s=plans.address.quoted, history=HISTORY).encode())
-    yield plans
-    await plans.engine.close()
+    yield engine
+    await engine.close()
 
 
-async def test_no_statement_on_the_way_of_a_job_reads_history(plans: Plans) -> None:
-    engine = plans.engine
+async def test_no_statement_on_the_way_of_a_job_reads_history(plans: Plans, engine: PostgresEngine) -> None:
     hand = Hand(engine)
     await engine.renew(WorkerStatus(id=hand.id, host="here", boot="b", pid=1))
     for round_ in range(8):  # often enough that plans are the kept ones
@@ -133,8 +75,7 @@ async def test_no_statement_on_the_way_of_a_job_reads_history(plans: Plans) -> N
         assert plans.scans() == [], f"round {round_}"
 
 
-async def test_no_look_reads_history(plans: Plans) -> None:
-    engine = plans.engine
+async def test_no_look_reads_history(plans: Plans, engine: PostgresEngine) -> None:
     hand = Hand(engine)
     await engine.renew(WorkerStatus(id=hand.id, host="here", boot="b", pid=1))
     jobs = await put(engine, 30, queue="q3")

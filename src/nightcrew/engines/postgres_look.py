@@ -21,6 +21,10 @@ COUNTED_TO = 10_000
 _SCANNED = 2_000
 NARROW_SCANNED = 5_000
 """Most jobs of one page that are looked at; of most no more than a few numbers, where few are meant."""
+_CLAIMED = 100
+"""Ready jobs that are looked at beyond a page of them."""
+_OF_EACH = 500
+"""Ready jobs of one stream that are looked at for one page: there may be hundreds of streams."""
 _MOST = 500
 _PIECE = 500
 _SKEW = 60.0
@@ -172,7 +176,10 @@ class Look:
             return Page(jobs=[], next=None, scanned=0)
         narrow = where.is_narrow or (where.since, where.until) != (None, None)  # no index knows when it was
         bound = NARROW_SCANNED if narrow else _SCANNED
-        candidates = await self._candidates(where, after, bound)
+        if where == Filter(JobState.READY):
+            # All of them are meant, but for what is claimed at this moment.
+            bound = limit + _CLAIMED
+        candidates, more = await self._candidates(where, after, bound)
         places = list(enumerate(candidates, 1))
         if narrow:
             fitting = await self._fitting(where, candidates)
@@ -187,21 +194,23 @@ class Look:
                     jobs.append(record)
                 if len(jobs) == limit:
                     return Page(jobs=jobs, next=job_id, scanned=scanned)
-        more = len(candidates) == bound
         return Page(jobs=jobs, next=candidates[-1] if more else None, scanned=len(candidates))
 
-    async def _candidates(self, where: Filter, after: str | None, most: int) -> list[str]:
+    async def _candidates(self, where: Filter, after: str | None, most: int) -> tuple[list[str], bool]:
+        """Jobs that may be meant, the newest first, and whether there are more."""
         low = _FIRST_ID if where.since is None else _id_at(where.since - _SKEW)
         high = _LAST_ID if where.until is None else _id_at(where.until + _SKEW)
-        bounds = [low, min(high, after or _LAST_ID), most]
+        bounds: list[str | int | None] = [low, min(high, after or _LAST_ID), most]
+        if where.state is JobState.READY and where.fingerprint is None:
+            bounds += [min(most, _OF_EACH), where.queue, where.task]
         if where.fingerprint is None:
             sql, parameters = _CANDIDATES[where.state], bounds
         elif where.state in (None, JobState.FAILED):
             sql, parameters = _OF_FINGERPRINT, [where.fingerprint, *bounds]
         else:
-            return []
+            return [], False
         [found] = await self._link.look([(self._sql(sql, range=_RANGE), parameters)])
-        return [row[0] for row in found]
+        return [row[0] for row in found], len(found) == most or any(row[1:] == (True,) for row in found[:1])
 
     async def _fitting(self, where: Filter, ids: list[str]) -> set[str]:
         """Of these jobs, those that may be meant: what can be told of a job without reading all of it."""
@@ -318,35 +327,63 @@ _CANDIDATES = {
     JobState.RUNNING: "SELECT x.id::text FROM {s}.claim c, unnest(c.ids) x(id) WHERE {range}",
     # The newest of each stream, and of those that wait for their time. `ready` has no index by id, and its line is nearly
     # in the order of ids: it begins where those about the last page stand, in the middle of them (one clock that is
-    # wrong must not hide the others), and a little above.
+    # wrong must not hide the others), and a little above. Of a stream that has more than were asked for, the rest comes
+    # on later pages: so nothing that is older than what was left out is told now.
     JobState.READY: """
-        WITH page AS (SELECT %s::uuid AS low, %s::uuid AS below, %s::integer AS most),
-        place AS (
+        WITH page AS (
+            SELECT %s::uuid AS low, %s::uuid AS below, %s::integer AS most, %s::integer AS of_each,
+                %s::text AS queue, %s::text AS task
+        ),
+        place AS MATERIALIZED (
             SELECT CASE WHEN below = 'ffffffff-ffff-ffff-ffff-ffffffffffff' THEN 1::bigint << 62 ELSE coalesce((
                 SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY near.place)
                 FROM (SELECT j.place FROM {s}.job j WHERE j.id <= below ORDER BY j.id DESC LIMIT 50) near
             ), 0) + 1000 END AS p FROM page
+        ),
+        found AS MATERIALIZED (
+            SELECT s.id AS stream, r.id FROM page, place,
+            {s}.stream s JOIN {s}.lane l ON l.id = s.id >> 8, LATERAL (
+                SELECT x.id FROM (
+                    SELECT id FROM {s}.ready WHERE stream = s.id AND ready.place < p
+                    ORDER BY ready.place DESC LIMIT of_each + 2000
+                ) x WHERE x.id < below LIMIT of_each
+            ) r
+            WHERE (page.queue IS NULL OR l.queue = page.queue) AND (page.task IS NULL OR l.task = page.task)
+        ),
+        told AS (
+            SELECT greatest(low, (
+                SELECT (array_agg(x.id ORDER BY x.id DESC))[1] FROM (
+                    SELECT (array_agg(found.id ORDER BY found.id))[1] AS id FROM found GROUP BY stream
+                    HAVING count(*) >= of_each
+                ) x
+            )) AS low FROM page
         )
-        SELECT w.id::text FROM page, place, LATERAL (
-            SELECT r.id FROM {s}.stream s, LATERAL (
-                SELECT id FROM {s}.ready WHERE stream = s.id AND ready.place < p
-                ORDER BY ready.place DESC LIMIT most + 2000
-            ) r WHERE r.id < below
-            UNION ALL (SELECT id FROM {s}.again WHERE id < below ORDER BY id DESC LIMIT most)
-            UNION ALL (SELECT id FROM {s}.later WHERE id < below ORDER BY id DESC LIMIT most)
-        ) w WHERE w.id >= low ORDER BY w.id DESC LIMIT (SELECT most FROM page)""",
+        SELECT w.id::text, (SELECT told.low > page.low FROM told, page) FROM (
+            SELECT id FROM found
+            UNION ALL (SELECT x.id FROM page, LATERAL (
+                SELECT id FROM {s}.again WHERE id < below ORDER BY id DESC LIMIT most) x)
+            UNION ALL (SELECT x.id FROM page, LATERAL (
+                SELECT id FROM {s}.later WHERE id < below ORDER BY id DESC LIMIT most) x)
+        ) w WHERE w.id >= (SELECT low FROM told) ORDER BY w.id DESC LIMIT (SELECT most FROM page)""",
 }
 
+# Counted in the index alone, where the server has looked after it. Only then are the names joined: the server takes every
+# pair of streams and lanes for worth a comparison otherwise.
 _WAITING = """
-    SELECT l.queue, l.task, sum(r.n + a.n), min(least(r.oldest, a.oldest))
-    FROM {s}.stream s JOIN {s}.lane l ON l.id = s.id >> 8,
-    LATERAL (
-        SELECT count(*) AS n, (SELECT due_at FROM {s}.job WHERE job.id = (array_agg(x.id))[1]) AS oldest
-        FROM (SELECT id FROM {s}.ready WHERE stream = s.id ORDER BY place LIMIT %s) x
-    ) r,
-    LATERAL (
-        SELECT count(*) AS n, min(ready_at) AS oldest
-        FROM (SELECT ready_at FROM {s}.again WHERE stream = s.id ORDER BY place LIMIT %s) x
-    ) a
-    GROUP BY 1, 2
+    SELECT l.queue, l.task, w.n, w.oldest
+    FROM (
+        SELECT s.id >> 8 AS lane, sum(r.n + a.n) AS n, min(least(first.due_at, a.oldest)) AS oldest
+        FROM {s}.stream s,
+        LATERAL (SELECT count(*) AS n FROM (SELECT FROM {s}.ready WHERE stream = s.id LIMIT %s) x) r,
+        LATERAL (
+            SELECT (SELECT due_at FROM {s}.job WHERE job.id = (
+                SELECT id FROM {s}.ready WHERE stream = s.id ORDER BY place LIMIT 1
+            )) AS due_at
+        ) first,
+        LATERAL (
+            SELECT count(*) AS n, min(ready_at) AS oldest
+            FROM (SELECT ready_at FROM {s}.again WHERE stream = s.id ORDER BY place LIMIT %s) x
+        ) a
+        GROUP BY 1
+    ) w JOIN {s}.lane l ON l.id = w.lane
 """

@@ -5,19 +5,24 @@ from __future__ import annotations
 import msgspec
 
 from nightcrew.engines.postgres_link import Link
-from nightcrew.tallies import KEPT, LEVELS, MOST_READ, Tally, check_span, gathered
+from nightcrew.tallies import KEPT, LEVELS, MOST_READ, Tally, check_span, gathered, merged
 
 _JOIN = "SELECT {s}.join_tallies(%s::integer, %s::integer, %s::double precision, %s::double precision)"
 _FORGET = "SELECT {s}.forget_tallies(%s::integer, %s::double precision, %s::double precision)"
+# Added up there: the figures of a month are many, and few are asked for.
 _READ = """
-    SELECT t.at, l.task, l.queue, t.succeeded, t.failed, t.retried, t.other, to_json(t.waits)::text, to_json(t.runs)::text
+    SELECT t.at, l.task, l.queue, t.won::bigint, t.lost::bigint, t.again::bigint, t.other::bigint, t.waits, t.runs
     FROM (
-        SELECT * FROM {s}.tally WHERE step = %s AND at >= %s AND at < %s ORDER BY at DESC LIMIT %s
+        SELECT at / %s * %s AS at, lane, sum(succeeded) AS won, sum(failed) AS lost, sum(retried) AS again,
+            sum(other) AS other, json_agg(waits)::text AS waits, json_agg(runs)::text AS runs
+        FROM (
+            SELECT * FROM {s}.tally WHERE step = %s AND at >= %s AND at < %s ORDER BY at DESC LIMIT %s
+        ) x GROUP BY 1, 2
     ) t JOIN {s}.lane l ON l.id = t.lane
 """
 _JOINED = 50
 """Most spans that one round joins."""
-_histogram = msgspec.json.Decoder(tuple[int, ...])
+_histograms = msgspec.json.Decoder(list[tuple[int, ...]])
 
 
 async def join(link: Link, moment: float | None) -> None:
@@ -35,10 +40,10 @@ async def read(link: Link, since: float, until: float, step: int) -> list[Tally]
     first, last = check_span(since, until, step)
     steps = sorted({length for one, other, _ in LEVELS for length in (one, other)})
     sql = _READ.replace("{s}", link.address.quoted).encode()
-    answers = await link.look([(sql, [length, first, last, MOST_READ]) for length in steps])
+    answers = await link.look([(sql, [step, step, length, first, last, MOST_READ]) for length in steps])
     found = [
-        Tally(at, task, queue, won, lost, again, other, _histogram.decode(waits), _histogram.decode(runs))
+        Tally(at, task, queue, *figures, *(merged(_histograms.decode(text)) for text in (waits, runs)))
         for answer in answers
-        for at, task, queue, won, lost, again, other, waits, runs in answer
+        for at, task, queue, *figures, waits, runs in answer
     ]
     return gathered(found, step)

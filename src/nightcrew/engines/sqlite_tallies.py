@@ -9,9 +9,10 @@ import apsw
 import msgspec
 
 from nightcrew.engines.sqlite_writer import Db, Lanes, rows
-from nightcrew.tallies import KEPT, LATEST, LEVELS, MINUTE, MOST_READ, Tally, check_span, gathered
+from nightcrew.tallies import KEPT, LATEST, LEVELS, MINUTE, MOST_READ, Tally, check_span, gathered, merged
 
 _histogram = msgspec.json.Decoder(tuple[int, ...])
+_histograms = msgspec.json.Decoder(list[tuple[int, ...]])
 _FIGURES = "succeeded, failed, retried, other, waits, runs"
 _INSERT = f"INSERT INTO tally(step, at, lane, worker, {_FIGURES}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 # Figures only grow: one that comes late must not replace a later one.
@@ -64,14 +65,26 @@ def _tallies(found: Iterable[Sequence[Any]], lanes: dict[int, tuple[str, str]]) 
         yield Tally(at, task, queue, *figures)
 
 
+# Added up here: the figures of a month are many, and few are asked for.
+_READ = """
+    SELECT at / ?1 * ?1, lane, sum(succeeded), sum(failed), sum(retried), sum(other), '[' || group_concat(waits) || ']',
+        '[' || group_concat(runs) || ']', count(*)
+    FROM (SELECT * FROM tally WHERE step = ?2 AND at >= ?3 AND at < ?4 ORDER BY at DESC LIMIT ?5) GROUP BY 1, 2
+"""
+
+
 def read(db: apsw.Connection, since: float, until: float, step: int) -> list[Tally]:
     """What has ended in a span of time, by steps."""
     first, last = check_span(since, until, step)
     lanes = Lanes()
     lanes.load(db)
-    steps = sorted({length for one, other, _ in LEVELS for length in (one, other)})
-    found: list[Any] = []
-    for length in steps:
-        sql = f"SELECT at, lane, {_FIGURES} FROM tally WHERE step = ? AND at >= ? AND at < ? ORDER BY at DESC LIMIT ?"  # noqa: S608
-        found += rows(db, sql, (length, first, last, MOST_READ - len(found)))
-    return gathered(_tallies(found, lanes.names()), step)
+    names = lanes.names()
+    found: list[Tally] = []
+    left = MOST_READ
+    for length in sorted({length for one, other, _ in LEVELS for length in (one, other)}):
+        for at, lane, *figures, waits, runs, count in rows(db, _READ, (step, length, first, last, left)):
+            queue, task = names[lane]
+            both = (merged(_histograms.decode(text)) for text in (waits, runs))
+            found.append(Tally(at, task, queue, *figures, *both))
+            left -= count
+    return gathered(found, step)

@@ -128,6 +128,22 @@ class LookSuite:
             ::-1
         ]
 
+    async def test_the_ready_of_many_queues_are_told_once_each_however_they_are_filled(
+        self, store: Store
+    ) -> None:
+        """One flood and some that trickle: a page never tells of the older before all that are newer."""
+        engine = await store.engine()
+        jobs = [
+            a_job(queue="flood" if n % 150 else f"q{n // 150}", priority=10 * (n % 2)) for n in range(900)
+        ]
+        jobs.sort(key=lambda job: job.id)
+        await engine.enqueue(jobs)
+        await put(engine, 3, queue="flood", delay=3_600.0)
+        found = await everything(engine, Filter(state=JobState.READY), limit=20)
+        assert [record.id for record in found][3:] == [job.id for job in jobs][::-1]
+        one = await everything(engine, Filter(state=JobState.READY, queue="q3"), limit=20)
+        assert [record.queue for record in one] == ["q3"]
+
     async def test_stats_tell_what_waits_and_runs(self, store: Store) -> None:
         hand = await store.hand()
         began = store.clock.wall()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import time
@@ -231,6 +232,21 @@ async def test_scripts_use_the_token(gate: Gate, keys: Keys) -> None:
     for wrong in (f"Bearer {keys.token}x", f"Basic {keys.token}", "Bearer", "Bearer ", keys.token):
         async with browser(gate, authorization=wrong) as client:
             assert (await client.get("/api/status/1")).status_code == HTTPStatus.UNAUTHORIZED
+
+
+async def test_a_token_that_only_trickles_in_is_not_waited_for(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nightcrew.demo.security.PATIENCE", 0.2)
+
+    async def trickle() -> AsyncIterator[bytes]:
+        while True:
+            await asyncio.sleep(0.02)  # sleeps: slowly is what it is about
+            yield b"x"
+
+    async with browser(gate, origin=HOME) as client:
+        answer = await client.post("/session", content=trickle())
+        assert answer.status_code == HTTPStatus.REQUEST_TIMEOUT
 
 
 async def test_the_token_opens_a_session_too(gate: Gate, keys: Keys) -> None:

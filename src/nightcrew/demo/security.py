@@ -6,6 +6,7 @@ until it is reached through here. Requests are judged before any of our pages ru
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import os
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,6 +25,8 @@ from nightcrew.web.addresses import known_host
 from nightcrew.web.gate import SAFE, bearer, protect, same_origin
 
 SESSION_SECONDS = 7 * 86_400
+PATIENCE = 10.0
+"""Seconds that a stranger may take to send a token."""
 PUBLIC = "/static/"
 SIGN_IN = "/session"
 
@@ -188,10 +191,14 @@ class Gate:
 
     async def _sign_in(self, request: Request) -> Response:
         body = b""
-        async for piece in request.stream():
-            body += piece
-            if len(body) > 1_000:
-                return self._refuse(request, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "This is no token.")
+        try:
+            async with asyncio.timeout(PATIENCE):
+                async for piece in request.stream():
+                    body += piece
+                    if len(body) > 1_000:
+                        return self._refuse(request, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "This is no token.")
+        except (TimeoutError, ClientDisconnect):
+            return self._refuse(request, HTTPStatus.REQUEST_TIMEOUT, "This is no token.")
         # A form with one field; nothing that a token is made of needs decoding.
         given = body.decode("ascii", "replace").removeprefix("token=").strip()
         if not self._keys.is_token(given):

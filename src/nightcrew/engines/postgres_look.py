@@ -172,7 +172,7 @@ class Look:
             raise ConfigurationError(f"expected a page of 1 to {_MOST} jobs, got {limit}")
         if after is not None and not _ID.fullmatch(after):
             raise ConfigurationError(f"expected `after` to be a page's `next`, got {after!r}")
-        if where.state is JobState.WAITING:
+        if where.state is JobState.WAITING or _is_impossible(where):
             return Page(jobs=[], next=None, scanned=0)
         narrow = where.is_narrow or (where.since, where.until) != (None, None)  # no index knows when it was
         bound = NARROW_SCANNED if narrow else _SCANNED
@@ -294,8 +294,16 @@ def _pieces(places: list[tuple[int, str]], size: int) -> Iterator[list[tuple[int
 
 def _id_at(moment: float) -> str:
     """The lowest id that can have been made at a time; Unix seconds."""
-    millisecond = min(max(int(moment * 1000), 0), (1 << 48) - 1)
+    millisecond = int(
+        min(max(moment * 1000, 0), (1 << 48) - 1)
+    )  # bounded first: the largest numbers are infinite
     return f"{millisecond >> 16:08x}-{millisecond & 0xFFFF:04x}-0000-0000-000000000000"
+
+
+def _is_impossible(where: Filter) -> bool:
+    """Whether it asks for a name with a zero in it, which PostgreSQL has nowhere."""
+    asked = (where.task, where.queue, where.worker, where.fingerprint)
+    return any(text is not None and "\0" in text for text in asked)
 
 
 _FITTING = """

@@ -97,6 +97,15 @@ class LookSuite:
         assert await everything(hand.engine, Filter(state=state, tag="re")) == []
         assert await everything(hand.engine, Filter(state=state, task="none")) == []
 
+    async def test_what_cannot_be_is_found_nowhere(self, store: Store) -> None:
+        hand = await store.hand()
+        await put(hand.engine, 3)
+        for name in ("task", "queue", "tag", "worker", "fingerprint"):
+            assert await everything(hand.engine, Filter(**{name: "\0"})) == []  # type: ignore[arg-type]
+        assert await everything(hand.engine, Filter(since=1e308)) == []
+        assert await everything(hand.engine, Filter(until=-1e308)) == []
+        assert len(await everything(hand.engine, Filter(since=-1e308, until=1e308))) == 3
+
     @pytest.mark.parametrize("state", [None, JobState.READY, JobState.RUNNING, JobState.SUCCEEDED])
     async def test_a_rare_tag_is_found_among_many(self, store: Store, state: JobState | None) -> None:
         hand = await store.hand()

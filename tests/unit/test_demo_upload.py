@@ -80,6 +80,12 @@ async def test_no_more_files_than_allowed() -> None:
     assert "at once, which is 2" in str(error)
 
 
+async def test_a_form_has_no_end_of_small_parts() -> None:
+    field = part(b"x", 'form-data; name="other"')
+    assert await read(field * 90 + part(b"abc") + END) == ("deck.pptx", b"abc", b"abc")
+    assert (await refused(field * 200 + part(b"abc") + END)).status == 413
+
+
 async def test_an_empty_file_among_others_is_refused_with_all_of_them() -> None:
     body = part(b"x") + part(b"", 'form-data; name="Upload"; filename="b.pptx"') + part(b"y") + END
     assert "“b.pptx” is empty" in str(await refused(body, files=5))

@@ -24,6 +24,8 @@ from nightcrew.files import clean_name
 FIELD = "Upload"
 IDLE = 60.0
 """Seconds to wait for the next piece of an upload."""
+_FIELDS = 100
+"""Parts of a form beside its files: each costs time, however small it is."""
 _ROOM = 64 << 10
 """Bytes of the body beside the files: boundaries, headers, small fields."""
 _DRAIN = 64 << 20
@@ -177,6 +179,7 @@ class _Form:
     def __init__(self, boundary: bytes, max_files: int) -> None:
         self.parts: deque[_Part] = deque()
         self._left = self._max_files = max_files
+        self._parts_left = max_files + _FIELDS
         self._part: _Part | None = None
         self._field = bytearray()
         self._value = bytearray()
@@ -198,6 +201,9 @@ class _Form:
         self._parser.write(data)
 
     def _part_begin(self) -> None:
+        if not self._parts_left:
+            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, say("said.too-many", count=self._max_files))
+        self._parts_left -= 1
         self._disposition = ""
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:

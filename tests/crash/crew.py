@@ -91,12 +91,12 @@ def declare(app: Nightcrew, ledger: HistoryRecorder) -> None:
         return secrets.token_hex(grows // 2) or str(n)  # what repeats would be packed small
 
 
-def connector(life: Life) -> Callable[[str], Engine]:
+def connector(life: Life) -> Callable[..., Engine]:
     """How this process connects: every engine is recorded, and dies at the one point they share."""
     recorder = HistoryRecorder(Path(life.histories), inc=life.inc)
     point = CrashPoint.parse(life.crash) if life.crash else None
 
-    def connected(url: str) -> Engine:
+    def connected(url: str, *_: object) -> Engine:
         engine: Engine = make_engine(url, life.sabotage)
         if point is not None:
             engine = CrashingEngine(engine, point)

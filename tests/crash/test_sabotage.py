@@ -69,7 +69,6 @@ FAULTS: dict[str, tuple[Callable[[Crew, str | None], Awaitable[None]], frozenset
 }
 
 
-@pytest.mark.engine("sqlite")  # whose engine is broken here; the checker sees none
 @pytest.mark.parametrize("name", FAULTS)
 async def test_the_checker_catches(crew: Crew, name: str) -> None:
     scenario, rules = FAULTS[name]

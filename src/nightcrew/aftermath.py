@@ -72,7 +72,7 @@ class Aftermath:
             await engine.renew(status)
             for _ in range(ROUNDS):
                 swept = await engine.sweep(name, [death.worker])
-                await self._decide(engine, death, swept, counts.waiting.extend)
+                await self._decide(engine, death, swept, counts.waiting.append)
                 if swept.blobs:
                     await connect_blobs(death.url, death.blobs).delete(list(swept.blobs))
                 if not swept.lost:

@@ -1,6 +1,7 @@
 """What a worker process counts of the jobs that end in it, until its heartbeat has brought it to the store.
 
-Jobs are put aside where they are settled, and counted later and together: a job's own way must not get longer.
+All are counted. Of many that end alike at once only some are looked at closer, and stand for their neighbours: a
+job's own way must not get longer.
 """
 
 from __future__ import annotations
@@ -9,17 +10,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from math import frexp
 
 from nightcrew.job import JobState, Outcome, Transition
 from nightcrew.tallies import BUCKETS, LATEST, MINUTE, Tally, bucket, trimmed
 
 Count = Callable[[Sequence[Transition]], object]
 """What takes settlements to count them."""
+MEASURED = 8
+"""How many of a batch's successes have their times looked at, at least, where there are so many."""
+MOST_WAITING = 64
+"""Batches, or jobs in one, that are not left for the heartbeat to count: they would keep their jobs in memory."""
 MOST_SENT = 1_000
 """Most figures of one heartbeat; the others come with the next."""
 _RETRIED = frozenset({Outcome.ERROR, Outcome.RETRY_AFTER, Outcome.TIMED_OUT, Outcome.LOST, Outcome.CRASHED})
-_SUCCEEDED, _FAILED, _READY = Outcome.SUCCEEDED, JobState.FAILED, JobState.READY  # looked up once
 
 
 class _Cell:
@@ -38,52 +41,59 @@ class _Cell:
     def count(self) -> int:
         return self.succeeded + self.failed + self.retried + self.other
 
+    def succeed(self, one: Transition, count: int) -> None:
+        """Count successes, of which `one` tells the times of all."""
+        self.succeeded += count
+        self._measure(one, count)
+
+    def end(self, one: Transition) -> None:
+        """Count an ending that is no success."""
+        if one.state is JobState.FAILED:
+            self.failed += 1
+        elif one.state is JobState.READY and one.outcome in _RETRIED:
+            self.retried += 1
+        elif one.outcome is Outcome.RETURNED and one.started_at is None:
+            return  # fetched and handed back unstarted: nothing happened
+        else:
+            self.other += 1
+        self._measure(one, 1)
+
+    def _measure(self, one: Transition, count: int) -> None:
+        if one.started_at is not None and one.grant.fence == 1:
+            self.waits[bucket(one.started_at - one.grant.ready_at)] += count
+        if one.duration is not None:
+            self.runs[bucket(one.duration)] += count
+
 
 class Counts:
-    """The figures of one worker. `waiting` may be added to from any thread."""
+    """The figures of one worker. `waiting` may be added to from any thread, and nobody waits for another."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self.waiting: deque[Transition] = deque()
-        """Settled, and not counted yet."""
         self._clock = clock
+        self.waiting: deque[Sequence[Transition]] = deque()
+        """Settled, and not counted yet."""
         self._lock = threading.Lock()
         self._minutes: dict[int, dict[tuple[str, str], _Cell]] = {}
 
     def add_up(self) -> None:
-        """Count what waits."""
-        waiting = self.waiting
-        with self._lock:
-            minute = int(self._clock()) // MINUTE * MINUTE
-            cells = self._minutes.setdefault(minute, {})
-            task = queue = None
-            cell = _Cell()
-            waits, runs = cell.waits, cell.runs
-            for t in [waiting.popleft() for _ in range(len(waiting))]:
-                grant = t.grant
-                if grant.task != task or grant.queue != queue:  # mostly it is the last one's
-                    task, queue = grant.task, grant.queue
-                    cell = cells.get((task, queue)) or cells.setdefault((task, queue), _Cell())
-                    waits, runs = cell.waits, cell.runs
-                if t.outcome is _SUCCEEDED:
-                    cell.succeeded += 1
-                elif not _count_other(cell, t):
-                    continue
-                # As `bucket` has it; written out, because it is done for every job.
-                started = t.started_at
-                if started is not None and grant.fence == 1:
-                    waited = started - grant.ready_at
-                    place = frexp(waited)[1] + 10 if waited > 0 else 0
-                    waits[place if 0 <= place < BUCKETS else bucket(waited)] += 1
-                ran = t.duration
-                if ran is not None:
-                    place = frexp(ran)[1] + 10 if ran > 0 else 0
-                    runs[place if 0 <= place < BUCKETS else bucket(ran)] += 1
+        """Count what waits, unless somebody else is at it."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._add_up()
+            finally:
+                self._lock.release()
+
+    def _add_up(self) -> None:
+        minute = int(self._clock()) // MINUTE * MINUTE
+        cells = self._minutes.setdefault(minute, {})
+        while self.waiting:
+            _count(self.waiting.popleft(), cells)
 
     def changed(self) -> list[Tally]:
         """What the store does not know yet, as it is now: absolute figures."""
-        self.add_up()
         found: list[Tally] = []
         with self._lock:
+            self._add_up()
             for minute, cells in self._minutes.items():
                 for (task, queue), cell in cells.items():
                     if cell.count > cell.stored and len(found) < MOST_SENT:
@@ -107,14 +117,26 @@ class Counts:
                     del self._minutes[minute]
 
 
-def _count_other(cell: _Cell, t: Transition) -> bool:
-    """Count an ending that is no success; False for what was fetched and handed back unstarted: nothing happened."""
-    if t.state is _FAILED:
-        cell.failed += 1
-    elif t.state is _READY and t.outcome in _RETRIED:
-        cell.retried += 1
-    elif t.outcome is Outcome.RETURNED and t.started_at is None:
-        return False
-    else:
-        cell.other += 1
-    return True
+def _count(settled: Sequence[Transition], cells: dict[tuple[str, str], _Cell]) -> None:
+    """Count a batch: successes that follow each other on one queue and task together, some at a time."""
+    together = max(1, len(settled) // MEASURED)
+    succeeded = Outcome.SUCCEEDED
+    cell = _Cell()
+    for start in range(0, len(settled), together):
+        count, one, task, queue = 0, settled[start], "", ""
+        for t in settled[start : start + together]:
+            grant = t.grant
+            if t.outcome is succeeded and grant.task == task and grant.queue == queue:
+                count += 1  # no more than this is done for most jobs
+                continue
+            if count:
+                cell.succeed(one, count)
+                count = 0
+            task, queue = grant.task, grant.queue
+            cell = cells.get((task, queue)) or cells.setdefault((task, queue), _Cell())
+            if t.outcome is succeeded:
+                one, count = t, 1
+            else:
+                cell.end(t)
+        if count:
+            cell.succeed(one, count)

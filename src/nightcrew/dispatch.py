@@ -15,7 +15,7 @@ from contextvars import Context as Variables
 
 from nightcrew.app import Nightcrew
 from nightcrew.context import Context
-from nightcrew.counting import Counts
+from nightcrew.counting import MOST_WAITING, Counts
 from nightcrew.deadlines import GRACE, Deadlines, settle_overdue
 from nightcrew.engine import Claimed, ClaimRequest, Engine, Finished, Topic, Wakeups
 from nightcrew.errors import EngineClosed, EngineError, LeaseLost
@@ -315,7 +315,7 @@ class Dispatcher:
 
     async def settle_overdue(self, engine: Engine) -> None:
         """On the heartbeat's loop: settle jobs that block the worker's loop past their deadline."""
-        await settle_overdue(engine, list(self._runs.values()), self._wall_offset, self.counts.waiting.extend)
+        await settle_overdue(engine, list(self._runs.values()), self._wall_offset, self.counts.waiting.append)
 
     def cancel(self, jobs: Sequence[tuple[str, int]]) -> None:
         """Cancel jobs (id, fence) that somebody asked to cancel."""
@@ -416,8 +416,8 @@ class Dispatcher:
             answers = await insist(self._engine, batch, error)
         if Finished.LEASE_LOST in answers:
             batch = without_lost(batch, answers)
-        self.counts.waiting.extend(batch)
-        if len(self.counts.waiting) >= FLUSH_AT:
+        self.counts.waiting.append(batch)
+        if max(len(batch), len(self.counts.waiting)) >= MOST_WAITING:
             self.counts.add_up()
 
     # upkeep, and the end

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, zip_longest
-from math import frexp
 
 from msgspec import Struct
 
@@ -65,7 +64,8 @@ def bucket(seconds: float) -> int:
 
     The last, 27, is more than 18 hours.
     """
-    return min(max(frexp(seconds)[1] + 10, 0), BUCKETS - 1) if seconds > 0 else 0
+    place = int(seconds * 1_024).bit_length() if seconds > 0 else 0
+    return place if place < BUCKETS else BUCKETS - 1
 
 
 def longest(place: int) -> float:

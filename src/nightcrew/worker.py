@@ -177,7 +177,7 @@ class Worker:
             duties = (
                 self._jobs.run(),
                 self._jobs.tick(),
-                keep_up(engine, self._app.blob_store, self.id, self._boot, self._jobs.counts.waiting.extend),
+                keep_up(engine, self._app.blob_store, self.id, self._boot, self._jobs.counts.waiting.append),
             )
             tasks = [self._loop.create_task(duty) for duty in duties]
             staged = self._loop.create_task(self._staged.wait())

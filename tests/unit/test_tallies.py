@@ -125,37 +125,64 @@ def test_figures_are_gathered_by_step_queue_and_task() -> None:
 )
 def test_each_ending_is_counted_as_what_it_is(transition: Transition, wanted: tuple[int, ...]) -> None:
     counts = Counts(Clock())
-    counts.waiting.append(transition)
+    counts.waiting.append([transition])
     assert figures(counts) == wanted
 
 
 def test_what_never_started_is_not_counted() -> None:
     counts = Counts(Clock())
-    counts.waiting.append(ended(Outcome.RETURNED, ran=None))
+    counts.waiting.append([ended(Outcome.RETURNED, ran=None)])
     assert counts.changed() == []
 
 
 def test_waits_count_for_the_first_start_and_runs_for_each() -> None:
     counts = Counts(Clock())
-    counts.waiting += [
-        ended(Outcome.SUCCEEDED, waited=2.0, ran=0.25),
-        ended(Outcome.SUCCEEDED, waited=-1.0, ran=0.0),  # the store's clock is ahead
-        ended(Outcome.SUCCEEDED, waited=2.0, ran=1e9, fence=2),
-    ]
+    counts.waiting.append(
+        [
+            ended(Outcome.SUCCEEDED, waited=2.0, ran=0.25),
+            ended(Outcome.SUCCEEDED, waited=-1.0, ran=0.0),  # the store's clock is ahead
+            ended(Outcome.SUCCEEDED, waited=2.0, ran=1e9, fence=2),
+        ]
+    )
     [tally] = counts.changed()
     assert {place: n for place, n in enumerate(tally.waits) if n} == {0: 1, bucket(2.0): 1}
     assert {place: n for place, n in enumerate(tally.runs) if n} == {0: 1, bucket(0.25): 1, BUCKETS - 1: 1}
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 300),
+            st.sampled_from([Outcome.SUCCEEDED, Outcome.SUCCEEDED, Outcome.ABORTED, Outcome.SNOOZED]),
+            st.sampled_from(["a", "b"]),
+        ),
+        max_size=6,
+    )
+)
+def test_of_very_many_each_is_counted_and_their_times_stand_for_all(
+    groups: list[tuple[int, Outcome, str]],
+) -> None:
+    counts = Counts(Clock())
+    counts.waiting.append([one for n, outcome, task in groups for one in [ended(outcome, task=task)] * n])
+    found = {tally.task: tally for tally in counts.changed()}
+    for task in ("a", "b"):
+        wanted = {
+            outcome: sum(n for n, other, of in groups if (other, of) == (outcome, task))
+            for outcome in (Outcome.SUCCEEDED, Outcome.ABORTED, Outcome.SNOOZED)
+        }
+        tally = found.get(task, Tally(0, task, "default"))
+        assert [tally.succeeded, tally.failed, tally.other] == list(wanted.values())
+        assert sum(tally.waits) == sum(tally.runs) == tally.count
+
+
 def test_only_what_the_store_does_not_know_is_sent_and_as_absolute_figures() -> None:
     clock = Clock()
     counts = Counts(clock)
-    counts.waiting += [ended(Outcome.SUCCEEDED)] * 3 + [ended(Outcome.SUCCEEDED, task="other")]
+    counts.waiting.append([ended(Outcome.SUCCEEDED)] * 3 + [ended(Outcome.SUCCEEDED, task="other")])
     first = counts.changed()
     assert {tally.task: tally.succeeded for tally in first} == {"plain": 3, "other": 1}
     assert counts.changed() == first, "it was not stored: it is sent again"
-    counts.waiting.append(ended(Outcome.SUCCEEDED))
-    counts.add_up()
+    counts.waiting.append([ended(Outcome.SUCCEEDED)])
     counts.stored(first)  # the one that came meanwhile is not among them
     [tally] = counts.changed()
     assert (tally.task, tally.succeeded) == ("plain", 4)
@@ -166,10 +193,10 @@ def test_only_what_the_store_does_not_know_is_sent_and_as_absolute_figures() -> 
 def test_minutes_that_are_over_are_forgotten_once_they_are_known() -> None:
     clock = Clock()
     counts = Counts(clock)
-    counts.waiting.append(ended(Outcome.SUCCEEDED))
+    counts.waiting.append([ended(Outcome.SUCCEEDED)])
     [old] = counts.changed()
     clock.now += 60
-    counts.waiting += [ended(Outcome.SUCCEEDED)] * 2
+    counts.waiting.append([ended(Outcome.SUCCEEDED)] * 2)
     both = counts.changed()
     assert [(tally.at, tally.succeeded) for tally in both] == [(old.at, 1), (old.at + 60, 2)]
     clock.now += LATEST + 60
@@ -179,7 +206,7 @@ def test_minutes_that_are_over_are_forgotten_once_they_are_known() -> None:
 
 def test_very_many_tasks_are_sent_a_part_at_a_time() -> None:
     counts = Counts(Clock())
-    counts.waiting.extend(ended(Outcome.SUCCEEDED, task=f"t{n}") for n in range(MOST_SENT + 10))
+    counts.waiting.append([ended(Outcome.SUCCEEDED, task=f"t{n}") for n in range(MOST_SENT + 10)])
     first = counts.changed()
     counts.stored(first)
     assert (len(first), len(counts.changed())) == (MOST_SENT, 10)
@@ -198,12 +225,12 @@ def test_threads_that_count_at_once_lose_nothing_and_count_nothing_twice() -> No
     one, total = ended(Outcome.SUCCEEDED), 0
     try:
         for n in range(2_000):
-            counts.waiting.extend([one] * (n % 7))
+            counts.waiting.append([one] * (n % 7))
             total += n % 7
             counts.add_up()
     finally:
         over.set()
         reader.join()
-    counts.waiting.append(one)
+    counts.waiting.append([one])
     [tally] = counts.changed()  # all of that minute
     assert tally.succeeded == total + 1

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
 import msgspec
 
 from nightcrew.engines.postgres_link import Link
@@ -41,9 +46,10 @@ async def read(link: Link, since: float, until: float, step: int) -> list[Tally]
     steps = sorted({length for one, other, _ in LEVELS for length in (one, other)})
     sql = _READ.replace("{s}", link.address.quoted).encode()
     answers = await link.look([(sql, [step, step, length, first, last, MOST_READ]) for length in steps])
-    found = [
-        Tally(at, task, queue, *figures, *(merged(_histograms.decode(text)) for text in (waits, runs)))
-        for answer in answers
-        for at, task, queue, *figures, waits, runs in answer
-    ]
-    return gathered(found, step)
+    # There may be very many, and other work waits for this loop.
+    return await asyncio.to_thread(lambda: gathered(map(_tally, chain.from_iterable(answers)), step))
+
+
+def _tally(row: Sequence[Any]) -> Tally:
+    at, task, queue, *figures, waits, runs = row
+    return Tally(at, task, queue, *figures, *(merged(_histograms.decode(text)) for text in (waits, runs)))

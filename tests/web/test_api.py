@@ -351,6 +351,23 @@ async def test_what_no_calendar_and_no_stack_can_hold_is_shown_all_the_same(
 TASKS = ("shop.add", "shop.charge")
 
 
+async def test_an_id_of_a_day_to_come_is_refused(shop: Shop, admin: httpx2.AsyncClient) -> None:
+    """Its job would stand before all others in every list."""
+    now = time.time()
+    for ahead, status in ((-400 * 86_400, 2), (3_600, 2), (2 * 86_400, 4), (1e11, 4)):
+        made = f"{int((now + ahead) * 1000) & 0xFFFFFFFFFFFF:012x}"
+        job = f"{made[:8]}-{made[8:]}{new_id()[13:]}"
+        sent = {"task": "shop.add", "args": {"a": 1}, "id": job}
+        remote = {**sent, "id": job[:-4] + "0000", "queue": "default"}
+        for path, body in (
+            ("/api/jobs", sent),
+            ("/api/batches", {"jobs": [{**sent, "id": job[:-4] + "1111"}]}),
+            ("/api/remote/jobs", {"jobs": [remote]}),
+        ):
+            assert (await admin.post(path, json=body)).status_code // 100 == status, (path, ahead)
+    assert len((await admin.get("/api/jobs")).json()["jobs"]) == 6
+
+
 async def test_an_id_of_a_file_is_used_once(admin: httpx2.AsyncClient) -> None:
     path = f"/api/blobs?id={uuid.uuid4()}"
     assert (await admin.post(path, content=b"abc")).status_code == 201

@@ -507,8 +507,15 @@ async def test_behind_a_proxy_only_the_proxy_is_believed(database_url: str) -> N
             opened = await client.get(await shop.site.new_link())
             assert "; secure" in opened.headers["set-cookie"].lower()
             assert opened.headers["set-cookie"].startswith("__Secure-")
-        async with behind(shop, "10.0.0.7", **token, **{"x-forwarded-proto": "http"}) as client:
-            assert (await client.get("/api/jobs")).status_code == 403
+        for said, status in (
+            ("http", 403),
+            ("https, http", 403),
+            ("https,", 403),
+            ("", 403),
+            ("HTTPS, https", 200),
+        ):
+            async with behind(shop, "10.0.0.7", **token, **{"x-forwarded-proto": said}) as client:
+                assert (await client.get("/api/jobs")).status_code == status
         async with behind(shop, "192.0.2.1", **token, **forwarded) as client:
             assert (await client.get("/api/jobs")).status_code == 403
             assert (await client.get("/healthz")).status_code == 200

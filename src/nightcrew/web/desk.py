@@ -21,7 +21,7 @@ from nightcrew.client import new_id
 from nightcrew.codec import decode_value, encode_value
 from nightcrew.documents import Kind, Wish
 from nightcrew.engine import Changed, Engine, FailureGroup, Verb
-from nightcrew.errors import JobNotFound, UnknownTask, VersionConflict
+from nightcrew.errors import ConfigurationError, JobNotFound, UnknownTask, VersionConflict
 from nightcrew.job import Extras, JobDetail, JobRecord, NewJob
 from nightcrew.masking import Masked
 from nightcrew.options import CallSettings, TaskOptions, check_name
@@ -38,6 +38,8 @@ T = TypeVar("T")
 
 KEY_SECONDS = 86_400.0
 """How long an Idempotency-Key is remembered."""
+AHEAD = 86_400.0
+"""Seconds by which the clock of who makes an id may be ahead of ours."""
 _PRUNE_EVERY = 100
 
 
@@ -169,7 +171,9 @@ class Desk:
         return done
 
     async def _check_ids(self, who: Who, ids: Sequence[str]) -> None:
-        """Refuse ids of jobs that are not theirs to see, before anything is stored."""
+        """Refuse ids of jobs that are not theirs to see, or of days to come, before anything is stored."""
+        for job_id in ids:
+            check_made(job_id, self.clock())
         for record in await self.ask(lambda store: store.get(ids)) if ids else ():
             if record is not None and not sees(who, record):
                 raise _taken(record.id)
@@ -373,6 +377,18 @@ class Desk:
 def sees(who: Who, record: JobRecord) -> bool:
     """Whether a job is somebody's to look at: all are for those who may read, else those of their own."""
     return Scope.READ in who.scopes or is_own(who, record)
+
+
+def check_made(job_id: str, now: float) -> None:
+    """Refuse the id of a day to come: its job would stand before all others in every list, for good.
+
+    Raises `ConfigurationError`.
+    """
+    if int(job_id[:8] + job_id[9:13], 16) / 1000 > now + AHEAD:
+        raise ConfigurationError(
+            f"expected `id` as a UUIDv7 made by now, got {job_id}, which tells of a day to come; see that the clock is "
+            "right where it was made, or leave the id away"
+        )
 
 
 def is_own(who: Who, record: JobRecord) -> bool:

@@ -210,8 +210,10 @@ class Gate:
                 None,
                 "Use the address of the proxy; if this is the proxy, name its address to the site.",
             )
-        said = request.headers.get("x-forwarded-proto")
-        if proxy is not None and said is not None and said.strip().lower() != "https":
+        # Each of several proxies may have added how it was asked.
+        told = request.headers.getlist("x-forwarded-proto")
+        said = ",".join(told)
+        if proxy is not None and told and {way.strip().lower() for way in said.split(",")} != {"https"}:
             raise Refused(
                 HTTPStatus.FORBIDDEN, "This came to the proxy without encryption.", said, "Use https."
             )

@@ -60,7 +60,7 @@ from nightcrew.remoting import (
 from nightcrew.seal import is_sealed
 from nightcrew.storable import find_blobs
 from nightcrew.tallies import Tally
-from nightcrew.web.desk import Desk, is_own, origin_of, sees
+from nightcrew.web.desk import Desk, check_made, is_own, origin_of, sees
 from nightcrew.web.events import COME_BACK, EventStream, beats, frame
 from nightcrew.web.following import Followed, Following
 from nightcrew.web.problems import Refused
@@ -148,6 +148,7 @@ class Remote:
                 f"job {sent.id} is written in version {sent.codec} of the stored form, and this site knows {CODEC}; "
                 "update the older one of the two"
             )
+        check_made(sent.id, self._desk.clock())
         task = self._desk.app.tasks.get(sent.task)
         if task is None and not self._desk.any_task:
             raise UnknownTask(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import urllib.parse
 from collections.abc import Callable
 from http import HTTPStatus
@@ -88,9 +89,10 @@ class Door:
             return await self._begin(visit, secret, RedirectResponse(start, HTTPStatus.SEE_OTHER))
         # Clicked in another page: a strict cookie would not come along on a redirect from there, but it does
         # when a page of ours goes on.
+        where = html.escape(start)
         page = (
-            f'<!doctype html><title>Nightcrew</title><meta http-equiv="refresh" content="0; url={start}">'
-            f'<a href="{start}">Go on</a>'
+            f'<!doctype html><title>Nightcrew</title><meta http-equiv="refresh" content="0; url={where}">'
+            f'<a href="{where}">Go on</a>'
         )
         return await self._begin(visit, secret, HTMLResponse(page))
 

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from nightcrew.web.desk import Desk
+from nightcrew.web.pages.figures import Figures
 from nightcrew.web.pages.fleet import FleetPages
 from nightcrew.web.pages.jobs import JobPages
 from nightcrew.web.pages.keeping import KeepingPages
@@ -23,10 +24,11 @@ class Pages:
 
     def __init__(self, desk: Desk) -> None:
         self._showing = Showing(desk)
+        figures = Figures(self._showing)
         self._parts = (
-            OverviewPages(self._showing),
+            OverviewPages(self._showing, figures),
             JobPages(self._showing),
-            FleetPages(self._showing),
+            FleetPages(self._showing, figures),
             KeepingPages(self._showing),
         )
 

@@ -8,21 +8,28 @@ from nightcrew.client import check_id
 from nightcrew.documents import Kind, Wish, wish
 from nightcrew.options import check_name
 from nightcrew.web.pages.asking import as_id
+from nightcrew.web.pages.figures import Figures
 from nightcrew.web.pages.rows import crew, lanes
 from nightcrew.web.pages.showing import Showing, field, page_route, read_form
+from nightcrew.web.pages.tallied import LAST_HOUR
 from nightcrew.web.routes import Route, Visit
 from nightcrew.web.scopes import Scope
 
 MOST = 500
 """Workers on the page: the ones that started last."""
+MOST_LANES = 100
+"""Queues on the page: those that wait longest."""
+MOST_NEEDS = 10
+"""Tasks of one of them: those that wait longest."""
 
 
 class FleetPages:
     """What is at ``/queues`` and ``/workers``."""
 
-    def __init__(self, showing: Showing) -> None:
+    def __init__(self, showing: Showing, figures: Figures) -> None:
         self._showing = showing
         self._desk = showing.desk
+        self._figures = figures
 
     def routes(self) -> list[Route]:
         """The part of the table that is answered here."""
@@ -42,8 +49,17 @@ class FleetPages:
     async def queues(self, visit: Visit) -> Response:
         """Show every queue: what waits, how it goes, and whether it is paused."""
         stats, workers = await self._showing.stats.get(), await self._showing.workers.get()
-        found = lanes(stats, workers)
-        return self._showing.page(visit, "queues.html", "/queues", lanes=found, counted_to=stats.counted_to)
+        going = (await self._figures.of(LAST_HOUR)).going()
+        found = lanes(stats, workers, going)
+        return self._showing.page(
+            visit,
+            "queues.html",
+            "/queues",
+            lanes=found[:MOST_LANES],
+            left_out=max(0, len(found) - MOST_LANES),
+            most_needs=MOST_NEEDS,
+            counted_to=stats.counted_to,
+        )
 
     async def pause(self, visit: Visit) -> Response:
         """Pause a queue, for a while or until somebody lets it go on."""

@@ -11,9 +11,11 @@ from starlette.responses import Response
 
 from nightcrew.engine import FAILURES_COUNTED_TO, Changed, FailureGroup, Filter, Verb
 from nightcrew.job import JobRecord, JobState
+from nightcrew.web.pages.asking import MAX_TEXT
+from nightcrew.web.pages.figures import Figures
 from nightcrew.web.pages.rows import Row, crews, lanes, notices, oldest, row
 from nightcrew.web.pages.showing import Showing, field, page_route, read_form
-from nightcrew.web.pages.tallied import WINDOWS, window
+from nightcrew.web.pages.tallied import LAST_DAY, WINDOWS, window
 from nightcrew.web.pages.timeline import error_line, outcome_words
 from nightcrew.web.problems import Refused
 from nightcrew.web.routes import Route, Visit
@@ -30,10 +32,27 @@ FEW, MANY = 10, 500
 """Jobs of one kind of failure that are retried first, and at most, by one click."""
 
 
+LANES, TASKS = 20, 12
+"""Queues and tasks on the overview."""
+
+
 class WindowQuery(Struct, frozen=True, forbid_unknown_fields=True):
     """For which time to show what happened."""
 
     last: str = ""
+    done: str = ""
+
+
+class OverviewQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """For which time to show how it went, and of what."""
+
+    last: str = ""
+    queue: str = ""
+    """Only of this queue."""
+    task: str = ""
+    """Only of this task."""
+    table: str = ""
+    """Anything: the figures of the plots as a table, too."""
     done: str = ""
 
 
@@ -54,15 +73,16 @@ class Group:
 class OverviewPages:
     """What is at ``/``, ``/running`` and ``/failures``."""
 
-    def __init__(self, showing: Showing) -> None:
+    def __init__(self, showing: Showing, figures: Figures) -> None:
         self._showing = showing
         self._desk = showing.desk
+        self._figures = figures
 
     def routes(self) -> list[Route]:
         """The part of the table that is answered here."""
         read, group = Scope.READ, "/failures/{fingerprint}"
         return [
-            page_route("GET", "/", read, self.overview, WindowQuery),
+            page_route("GET", "/", read, self.overview, OverviewQuery),
             page_route("GET", "/running", read, self.running),
             page_route("GET", "/failures", read, self.failures, WindowQuery),
             page_route("GET", group, read, self.failure),
@@ -71,11 +91,16 @@ class OverviewPages:
 
     async def overview(self, visit: Visit) -> Response:
         """Show what waits, how it goes, and what needs somebody."""
+        asked: OverviewQuery = visit.query
         stats, workers = await self._showing.stats.get(), await self._showing.workers.get()
-        over = window(visit.query.last)
+        over = window(asked.last)
         now = self._showing.now
+        queue, task = asked.queue[:MAX_TEXT], asked.task[:MAX_TEXT]
+        shown = await self._figures.of(over, queue=queue, task=task)
+        whole = await self._figures.of(over) if queue or task else shown
         groups = await self._groups(visit, now - over.seconds, TOP)
         living = [info for info in workers if info.alive]
+        found = lanes(stats, workers, whole.going())
         return self._showing.page(
             visit,
             "overview.html",
@@ -90,7 +115,13 @@ class OverviewPages:
             notices=notices(stats, workers, now),
             window=over,
             windows=WINDOWS,
-            lanes=lanes(stats, workers),
+            only={name: text for name, text in (("queue", queue), ("task", task)) if text},
+            plots=shown.plots(),
+            figures=shown.lines() if asked.table else [],
+            lanes=found[:LANES],
+            lanes_left_out=max(0, len(found) - LANES),
+            tasks=whole.busiest(TASKS),
+            tasks_left_out=max(0, len(whole.tasks) - TASKS),
             groups=groups,
             groups_counted_to=FAILURES_COUNTED_TO,
         )
@@ -98,9 +129,10 @@ class OverviewPages:
     async def running(self, visit: Visit) -> Response:
         """Show what runs, by worker."""
         workers = await self._showing.workers.get()
+        usual = (await self._figures.of(LAST_DAY)).usual()
         where = Filter(state=JobState.RUNNING)
         page = await self._desk.ask(lambda engine: engine.search(where, RUNNING))
-        rows = [(record.worker, self._row(visit, record)) for record in page.jobs]
+        rows = [(record.worker, self._row(visit, record, usual.get(record.task))) for record in page.jobs]
         found = crews(workers, rows)
         stats = await self._showing.stats.get()
         return self._showing.page(

@@ -20,8 +20,6 @@ class Bar:
     width: float
     height: float
     kind: str
-    text: str
-    """What it says, for whoever points at it."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +31,35 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One step of time, for whoever points at it."""
+
+    at: float
+    """When it began; Unix seconds."""
+    text: str
+
+
+@dataclass(frozen=True)
 class Plot:
     """One small plot with what it says in words."""
 
     title: str
     now: str
-    """The latest figure."""
+    """The figure that stands beside it."""
     most: str
     """What the top of the plot stands for."""
     words: str
     """The whole plot in a sentence, for those who do not see it."""
     bars: tuple[Bar, ...] = ()
     lines: tuple[Line, ...] = ()
+    steps: tuple[Step, ...] = ()
+    nothing: str = ""
+    """What stands there instead of a plot without bars and lines."""
+
+    @property
+    def step_width(self) -> float:
+        """How wide one step is."""
+        return round(WIDTH / max(len(self.steps), 1), 3)
 
     @property
     def is_empty(self) -> bool:
@@ -60,11 +75,11 @@ def ceiling(most: float) -> float:
     return next(step * power for step in (1, 2, 5, 10) if step * power >= most * 0.999999)
 
 
-def bars(stacks: Sequence[Sequence[tuple[str, float]]], texts: Sequence[str], top: float) -> tuple[Bar, ...]:
+def bars(stacks: Sequence[Sequence[tuple[str, float]]], top: float) -> tuple[Bar, ...]:
     """Stacked bars, one for each step: (kind, height) from the bottom up; `top` is the height of the plot."""
     found: list[Bar] = []
     step = WIDTH / max(len(stacks), 1)
-    for number, (stack, text) in enumerate(zip(stacks, texts, strict=True)):
+    for number, stack in enumerate(stacks):
         y = HEIGHT
         for kind, amount in stack:
             # What there was at all can be seen.
@@ -73,7 +88,7 @@ def bars(stacks: Sequence[Sequence[tuple[str, float]]], texts: Sequence[str], to
                 continue
             y = max(y - height, 0.0)
             x = number * step + step * _GAP / 2
-            found.append(_rounded(Bar(x, y, step * (1 - _GAP), height, kind, text)))
+            found.append(_rounded(Bar(x, y, step * (1 - _GAP), height, kind)))
     return tuple(found)
 
 
@@ -97,6 +112,4 @@ def line(values: Sequence[float | None], top: float, kind: str) -> Line:
 
 
 def _rounded(bar: Bar) -> Bar:
-    return Bar(
-        round(bar.x, 1), round(bar.y, 1), round(bar.width, 1), round(bar.height, 1), bar.kind, bar.text
-    )
+    return Bar(round(bar.x, 1), round(bar.y, 1), round(bar.width, 1), round(bar.height, 1), bar.kind)

@@ -144,6 +144,23 @@ def crews(workers: Sequence[WorkerInfo], running: Sequence[tuple[str | None, Row
 
 
 @dataclass(frozen=True)
+class Going:
+    """How the jobs of a queue or task went lately, in words."""
+
+    name: str = ""
+    ended: int = 0
+    rate: str = ""
+    """Jobs ended a minute."""
+    failed: str = ""
+    """The part of them that failed."""
+    is_failing: bool = False
+    """It is so many that somebody should look."""
+    wait: str = ""
+    """How long 95 of 100 waited at most."""
+    run: str = ""
+
+
+@dataclass(frozen=True)
 class Lane:
     """One queue: what waits, and how it goes."""
 
@@ -153,12 +170,7 @@ class Lane:
     later: int
     needs: tuple[Need, ...] = ()
     paused: Pause | None = None
-    rate: str = ""
-    """Jobs ended a minute."""
-    failed: str = ""
-    is_failing: bool = False
-    wait: str = ""
-    run: str = ""
+    going: Going = Going()
 
     @property
     def problem(self) -> str:
@@ -168,15 +180,6 @@ class Lane:
         return next((need.problem for need in self.needs if need.problem and need.stats.ready), "")
 
 
-@dataclass(frozen=True)
-class Going:
-    """How a queue went lately, in words."""
-
-    rate: str = ""
-    failed: str = ""
-    is_failing: bool = False
-    wait: str = ""
-    run: str = ""
 
 
 def lanes(stats: Stats, workers: Sequence[WorkerInfo], going: Mapping[str, Going] = {}) -> list[Lane]:
@@ -201,11 +204,7 @@ def _lane(queue: str, of: tuple[Need, ...], stats: Stats, going: Going) -> Lane:
         later=min(sum(need.stats.later for need in of), stats.counted_to),
         needs=of,
         paused=stats.paused.get(queue),
-        rate=going.rate,
-        failed=going.failed,
-        is_failing=going.is_failing,
-        wait=going.wait,
-        run=going.run,
+        going=going,
     )
 
 

@@ -83,14 +83,17 @@ class Frame:
 class Shared(Generic[T]):
     """One look at the store for all pages that want it within a moment."""
 
-    def __init__(self, look: Callable[[], Coroutine[Any, Any, T]], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, look: Callable[[], Coroutine[Any, Any, T]], clock: Callable[[], float], lasting: float = SHARED
+    ) -> None:
         self._look = look
         self._clock = clock
+        self._lasting = lasting
         self._at = 0.0
         self._looking: asyncio.Task[T] | None = None
 
     async def get(self) -> T:
-        """What was seen at most `SHARED` seconds ago."""
+        """What was seen a moment ago: at most so many seconds as it is said to last."""
         looking, now = self._looking, self._clock()
         if looking is None or self._is_stale(looking, now):
             looking, self._at = asyncio.create_task(self._look()), now
@@ -101,7 +104,7 @@ class Shared(Generic[T]):
     def _is_stale(self, looking: asyncio.Task[T], now: float) -> bool:
         if not looking.done():
             return looking.get_loop() is not asyncio.get_running_loop()  # one that was left behind
-        return abs(now - self._at) >= SHARED or looking.cancelled() or looking.exception() is not None
+        return abs(now - self._at) >= self._lasting or looking.cancelled() or looking.exception() is not None
 
     def forget(self) -> None:
         """Look again for the next one: something was changed."""

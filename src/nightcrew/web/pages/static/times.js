@@ -14,4 +14,8 @@ export function localise(part) {
     else if (element.textContent.endsWith(" UTC")) element.textContent = whole;
     if (element.title) element.title = whole;
   }
+  for (const element of part.querySelectorAll("title[data-at]")) {
+    const at = new Date(element.dataset.at);
+    element.textContent = element.textContent.replace(/^[^:]+:[^:]+:[^:]+ UTC/, `${day(at)} ${clock(at).slice(0, 5)}`);
+  }
 }

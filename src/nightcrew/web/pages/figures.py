@@ -1,0 +1,37 @@
+"""What the pages ask the store of how it went lately, at most once in a moment for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from nightcrew.tallies import Tally
+from nightcrew.web.pages.showing import SHARED, Shared, Showing
+from nightcrew.web.pages.tallied import LAST_HOUR, WINDOWS, Tallied, Window
+
+LONG_SHARED = 10.0
+"""Seconds for which the figures of more than an hour are good for all who want them: they change slowly."""
+
+
+class Figures:
+    """The tallies of each window."""
+
+    def __init__(self, showing: Showing) -> None:
+        self._showing = showing
+        clock = showing.desk.clock
+        self._shared = {
+            one.name: Shared(partial(self._look, one), clock, SHARED if one is LAST_HOUR else LONG_SHARED)
+            for one in WINDOWS
+        }
+
+    async def of(self, window: Window, *, queue: str = "", task: str = "") -> Tallied:
+        """What was counted in a window up to now; of one queue or task, if it is named."""
+        tallies, now = await self._shared[window.name].get()
+        return Tallied(tallies, window, now, queue=queue, task=task)
+
+    async def _look(self, window: Window) -> tuple[Sequence[Tally], float]:
+        now = self._showing.now
+        until = (now // window.step + 1) * window.step
+        since = until - window.seconds
+        found = await self._showing.desk.ask(lambda engine: engine.tallies(since, until, window.step))
+        return found, now

@@ -9,7 +9,9 @@ import urllib.parse
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -111,7 +113,8 @@ async def all_paths(found: Window, jobs: dict[str, str]) -> list[str]:
     group = await found.page.locator("td.what a").first.get_attribute("href")
     assert group is not None
     return [
-        *("/", "/jobs", "/jobs?state=failed&since=1h", "/running", "/failures", group),
+        *("/", "/?last=24h&table=yes&task=shop.add", "/jobs", "/jobs?state=failed&since=1h", "/running"),
+        *("/failures", group),
         *("/queues", "/workers", "/audit", "/tokens"),
         *(f"/jobs/{job_id}" for job_id in jobs.values()),
         f"/jobs/{jobs['failed']}/edit",
@@ -212,6 +215,37 @@ async def test_updates_can_be_paused_and_stay_paused(shop: Shop, visit: Visit) -
         await expect(found.page.locator(".standing .state")).to_have_text("ready")
         await pause.click()
         await expect(found.page.locator(".standing .state")).to_have_text("cancelled")
+
+
+async def test_plots_come_while_one_looks_and_move_nothing(shop: Shop, visit: Visit) -> None:
+    async with (
+        visit(viewport={"width": 1280, "height": 800}, timezone_id="Asia/Tokyo") as found,
+        shop.worker(),
+    ):
+        await found.open("/")
+        plots = found.page.locator(".plot")
+        await expect(plots.first.locator(".nothing")).to_be_visible()
+        queues = found.page.locator("#queues-title")
+        place = await queues.bounding_box()
+        for n in range(3):
+            await enqueue(shop, "shop.add", n)
+        await enqueue(shop, "shop.fail", "the printer burns")
+        # A minute is told of with a heartbeat, and seen when the page looks again.
+        await expect(plots.first.locator("svg")).to_have_attribute(
+            "aria-label", re.compile("^Jobs ended in the last hour: 4,"), timeout=20_000
+        )
+        assert await queues.bounding_box() == place, "it has jumped"
+        told = await plots.first.locator("title").last.text_content()
+        here = datetime.now(ZoneInfo("Asia/Tokyo"))
+        assert told is not None
+        assert told.startswith((f"{here:%Y-%m-%d %H:%M}", f"{here - timedelta(minutes=1):%Y-%m-%d %H:%M}"))
+        await found.page.get_by_role("link", name="plots of shop.fail").click()
+        await expect(found.page.locator("#plots-title")).to_contain_text("of the task shop.fail")
+        await expect(plots.nth(1).locator("figcaption")).to_contain_text("1 · 100%")
+        await found.page.get_by_role("link", name="as a table").click()
+        row = found.page.locator(".figures-table tbody tr")
+        await expect(row).to_have_count(60)
+        await expect(found.page.locator("#plots-title")).to_contain_text("of the task shop.fail")
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["with a stream", "by polling"])

@@ -305,6 +305,18 @@ async def test_a_job_that_failed_shows_why_and_runs_again(shop: Shop, admin: htt
     assert "anna retry" in text(page)
 
 
+async def test_a_job_is_found_by_how_its_id_begins_however_many_came_after_it(
+    shop: Shop, admin: httpx2.AsyncClient
+) -> None:
+    job_id = await enqueue(shop, "shop.add", 1)
+    add = shop.app.tasks["shop.add"]
+    await shop.app.aenqueue_many([add.call(n) for n in range(700)])
+    for part in (job_id[:18], job_id.replace("-", "")[:15].upper()):
+        page = await admin.get("/jobs", params={"q": part})
+        assert job_id[-8:] in page.text
+    assert "1 job" not in text(await admin.get("/jobs", params={"q": "01000000-0000"})), "of long before"
+
+
 async def test_a_job_shows_its_log_its_result_and_exact_numbers(
     shop: Shop, admin: httpx2.AsyncClient
 ) -> None:

@@ -15,10 +15,12 @@ from nightcrew import ConfigurationError
 from nightcrew.documents import Pause
 from nightcrew.engine import QueueStats, Stats, WorkerInfo, WorkerStatus
 from nightcrew.job import AttemptRecord, ErrorInfo, JobDetail, JobRecord, JobState, Outcome
+from nightcrew.tallies import LEVELS, Tally
 from nightcrew.web.pages.asking import ListQuery, Search, as_id, moment, pack_ids, unpack_ids
 from nightcrew.web.pages.look import address
 from nightcrew.web.pages.plots import HEIGHT, WIDTH, bars, ceiling, line
-from nightcrew.web.pages.rows import crews, lanes, notices, oldest, row
+from nightcrew.web.pages.rows import Going, crews, lanes, notices, oldest, row
+from nightcrew.web.pages.tallied import LAST_HOUR, WINDOWS, Tallied, Window, percent, rate, window
 from nightcrew.web.pages.timeline import Kind, stretches, timeline
 from nightcrew.web.pages.values import MOST, editable, readable, value
 
@@ -339,7 +341,7 @@ def test_the_top_of_a_plot_is_a_round_figure(most: float, top: float) -> None:
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), min_size=1, max_size=60))
 def test_bars_stay_inside_their_plot(amounts: list[tuple[float, float]]) -> None:
     top = ceiling(max(a + b for a, b in amounts))
-    for bar in bars([(("bad", a), ("good", b)) for a, b in amounts], [""] * len(amounts), top):
+    for bar in bars([(("bad", a), ("good", b)) for a, b in amounts], top):
         assert bar.y >= -0.1
         assert bar.y + bar.height <= HEIGHT + 1.1
         assert bar.x >= 0
@@ -351,3 +353,82 @@ def test_a_line_is_broken_where_nothing_is_known() -> None:
     assert line([None, None], 1, "half").path == ""
     path = line([0.0, 1.0, None, 0.5, None, 1.0, 1.0], 1, "half").path
     assert re.sub(r"[\d. ]", "", path) == "MLMHML"
+
+
+# --- how it went --------------------------------------------------------------------------------------
+
+
+def tally(at: float = NOW - 30, **changed: Any) -> Tally:
+    made = Tally(
+        at // 60 * 60, "mail", "out", succeeded=9, failed=1, retried=2, waits=(0, 10), runs=(0, 0, 12)
+    )
+    return msgspec.structs.replace(made, **changed)
+
+
+def test_what_was_counted_goes_to_its_step_queue_and_task() -> None:
+    found = Tallied(
+        [tally(), tally(NOW - 65, queue="slow"), tally(NOW - 3_000, task="other")], LAST_HOUR, NOW
+    )
+    assert [number for number, of in enumerate(found.steps) if of.ended] == [9, 58, 59]
+    assert (found.whole.succeeded, found.whole.failed, found.whole.retried) == (27, 3, 6)
+    assert {queue: of.ended for queue, of in found.queues.items()} == {"out": 20, "slow": 10}
+    assert [of.name for of in found.busiest(5)] == ["mail", "other"]
+    assert found.lines()[0].at + 60 > NOW
+    assert not found.lines()[0].is_over
+    assert all(line.is_over for line in found.lines()[1:])
+
+
+def test_it_can_be_of_one_queue_or_task() -> None:
+    told = [tally(), tally(queue="slow"), tally(task="other")]
+    assert Tallied(told, LAST_HOUR, NOW, queue="slow").whole.ended == 10
+    assert Tallied(told, LAST_HOUR, NOW, task="other").whole.ended == 10
+    assert Tallied(told, LAST_HOUR, NOW, queue="none").whole.is_empty
+
+
+def test_plots_say_in_words_what_they_show() -> None:
+    ended, failed, waited, ran = Tallied([tally()], LAST_HOUR, NOW).plots()
+    assert ended.words.startswith("Jobs ended in the last hour: 10,")
+    assert failed.words == (
+        "In the last hour, 1 job failed for good, 10% of those that ended; "
+        "2 attempts failed and will be followed by another."
+    )
+    assert (
+        waited.words
+        == "In the last hour, half of the jobs waited for a worker for less than 1ms, and 95 of 100 for less than 2ms."
+    )
+    assert ran.steps[59].text.startswith("half ran for less than")
+    assert ran.steps[0].text == "nothing was measured"
+    assert {len(plot.steps) for plot in (ended, failed, waited, ran)} == {60}
+
+
+def test_plots_of_nothing_say_so() -> None:
+    for plot in Tallied([], LAST_HOUR, NOW).plots():
+        assert plot.is_empty
+        assert plot.words
+    failed = Tallied([tally(failed=0, retried=0)], LAST_HOUR, NOW).plots()[1]
+    assert failed.is_empty
+    assert failed.nothing == "none", "that nothing failed is known, not unknown"
+
+
+def test_a_queue_fails_too_often_when_it_is_more_than_one_odd_job() -> None:
+    [one] = Tallied([tally()], LAST_HOUR, NOW).going().values()
+    assert (one.failed, one.is_failing) == ("10%", False)
+    [many] = Tallied([tally(succeeded=50, failed=5)], LAST_HOUR, NOW).going().values()
+    assert (many.failed, many.is_failing) == ("9.1%", True)
+    assert lanes(stats(), [], {"out": many})[0].going == many
+    assert lanes(stats(paused={"p": Pause(True, NOW)}), [], {})[0].going == Going()
+
+
+@pytest.mark.parametrize("one", WINDOWS, ids=lambda one: one.name)
+def test_a_window_has_whole_steps_of_figures_that_are_kept_so_long(one: Window) -> None:
+    assert one.steps * one.step == one.seconds
+    assert one.steps <= 60
+    kept = next((level[0] for level in LEVELS if one.seconds <= level[2]), LEVELS[-1][1])
+    assert one.step % kept == 0, "a step would have the figures of others"
+    assert window(one.name) is one
+    assert window("no such") is LAST_HOUR
+
+
+def test_rates_and_parts_are_never_nothing_for_something() -> None:
+    assert [rate(x) for x in (0, 0.001, 0.25, 3.14, 1234.5)] == ["", "< 0.01", "0.25", "3.1", "1,234"]
+    assert [percent(x) for x in (0, 0.00001, 0.05, 0.5, 1)] == ["0%", "0.1%", "5.0%", "50%", "100%"]

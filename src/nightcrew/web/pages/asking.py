@@ -15,6 +15,10 @@ from nightcrew.options import seconds
 
 ROWS = 50
 """Jobs on one page of the list."""
+TELLING = 8
+"""Characters of the beginning of an id that tell a minute."""
+OTHER_CLOCKS = 10.0
+"""Seconds by which the clock that made an id may differ from the store's."""
 MAX_TEXT = 200
 """Characters of one thing that is searched for."""
 
@@ -127,6 +131,18 @@ def as_id(text: str) -> str | None:
 def is_part_of_id(text: str) -> bool:
     """Whether it may be the beginning or the end of a job's id."""
     return _PART.fullmatch(text.lower()) is not None
+
+
+def began_between(text: str) -> tuple[float, float] | None:
+    """When a job was enqueued whose id begins like this: ids begin with the time. None where that tells too little.
+
+    Unix seconds, a little more than the ids say: another clock may have made them.
+    """
+    digits = text.lower().replace("-", "")[:12]
+    if len(digits) < TELLING:
+        return None
+    first, last = int(digits.ljust(12, "0"), 16) / 1000, int(digits.ljust(12, "f"), 16) / 1000
+    return first - OTHER_CLOCKS, last + OTHER_CLOCKS
 
 
 def pack_ids(ids: list[str]) -> str:

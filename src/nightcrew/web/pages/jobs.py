@@ -21,6 +21,7 @@ from nightcrew.web.pages.asking import (
     ListQuery,
     Search,
     as_id,
+    began_between,
     is_part_of_id,
     pack_ids,
     unpack_ids,
@@ -35,8 +36,8 @@ from nightcrew.web.routes import Route, Visit
 from nightcrew.web.scopes import Scope
 
 HERE = "/jobs"
-LOOKED_AT = 500
-"""Of the latest jobs, as many are compared with a part of an id."""
+LOOKED_AT, LOOKS = 500, 4
+"""As many jobs are compared with a part of an id; and so often, where the part tells when that was."""
 LOG_LINES = 500
 TOUCHED = 200
 """Entries of the audit in which the ones about a job are looked for."""
@@ -116,16 +117,38 @@ class JobPages:
 
     async def _found(self, search: Search, where: Filter, after: str | None) -> Page:
         if not search.q:
-            return await self._desk.ask(lambda engine: engine.search(where, ROWS, after))
+            return await self._search(where, ROWS, after)
         if not is_part_of_id(search.q):
             raise ConfigurationError(
                 f"expected a job id, or at least 4 of its characters, got {search.q!r}; "
                 "search by task, queue or tag for anything else"
             )
-        part = search.q.lower()
-        page = await self._desk.ask(lambda engine: engine.search(where, LOOKED_AT, after))
-        fits = [job for job in page.jobs if job.id.startswith(part) or job.id.endswith(part)]
-        return Page(fits[:ROWS], page.next, page.scanned)
+        part = _bare(search.q.lower())
+        if (span := began_between(part)) is not None:
+            # However old it is: among those of that minute.
+            since, until = max(span[0], where.since or 0.0), min(span[1], where.until or span[1])
+            of_then = msgspec.structs.replace(where, since=since, until=until)
+            page = await self._with_part(part, of_then, after, LOOKS)
+            if page.jobs or page.next:
+                return page
+        return await self._with_part(part, where, after, 1)
+
+    async def _with_part(self, part: str, where: Filter, after: str | None, most: int) -> Page:
+        """Those of the newest whose ids begin or end like this; in as many looks."""
+        scanned = 0
+        for _ in range(most):
+            page = await self._search(where, LOOKED_AT, after)
+            scanned += page.scanned
+            fits = [
+                job for job in page.jobs if _bare(job.id).startswith(part) or _bare(job.id).endswith(part)
+            ]
+            if fits or page.next is None:
+                return Page(fits[:ROWS], page.next, scanned)
+            after = page.next
+        return Page([], after, scanned)
+
+    async def _search(self, where: Filter, limit: int, after: str | None) -> Page:
+        return await self._desk.ask(lambda engine: engine.search(where, limit, after))
 
     async def _again(self, visit: Visit, ids: Sequence[str], where: Filter) -> Sequence[Row]:
         """The rows of a page that is open: jobs that have left what is searched for stay, and say so."""
@@ -267,6 +290,10 @@ class JobPages:
             problem=problem,
             masked=sorted(masked.names - {"return"}),
         )
+
+
+def _bare(job_id: str) -> str:
+    return job_id.replace("-", "")
 
 
 def _given(query: ListQuery) -> dict[str, str]:

@@ -53,6 +53,8 @@ class Plot:
     bars: tuple[Bar, ...] = ()
     lines: tuple[Line, ...] = ()
     steps: tuple[Step, ...] = ()
+    keys: tuple[tuple[str, str], ...] = ()
+    """What each kind of bar or line is, where it has several."""
     nothing: str = ""
     """What stands there instead of a plot without bars and lines."""
 

@@ -180,8 +180,6 @@ class Lane:
         return next((need.problem for need in self.needs if need.problem and need.stats.ready), "")
 
 
-
-
 def lanes(stats: Stats, workers: Sequence[WorkerInfo], going: Mapping[str, Going] = {}) -> list[Lane]:
     """The queues that have anything or went lately, the longest waiting first, then by name."""
     named: dict[str, list[Need]] = {queue: [] for queue in (*going, *stats.paused)}

@@ -135,7 +135,7 @@ class Tallied:
         return {queue: self._going(queue, of) for queue, of in self.queues.items()}
 
     def busiest(self, most: int) -> list[Going]:
-        """The tasks for which workers had most to do, and how each went; then those of which all failed."""
+        """The tasks of which most jobs ended or failed, and how each went."""
         found = sorted(self.tasks.items(), key=lambda pair: (-pair[1].ended - pair[1].retried, pair[0]))
         return [self._going(task, of) for task, of in found[:most]]
 
@@ -206,6 +206,7 @@ class Tallied:
             words=words,
             bars=bars(stacks, top) if any(counts) else (),
             steps=self._told(lambda of: f"{of.failed:,} failed for good, {of.retried:,} are tried again"),
+            keys=(("bad", "for good"), ("wait", "tried again")),
             nothing="none" if self.whole.ended else "",
         )
 
@@ -229,11 +230,12 @@ class Tallied:
 
         return Plot(
             title=title,
-            now=f"{span(half)} · p95 {span(most)}",
+            now=f"p50 {span(half)} · p95 {span(most)}",
             most=span(top),
             words=words,
             lines=(line(mosts, top, "most-of"), line(halves, top, "half")),
             steps=self._told(told),
+            keys=(("half", "p50"), ("most-of", "p95")),
         )
 
     def _told(self, words: Callable[[Sum], str]) -> tuple[Step, ...]:

@@ -32,7 +32,7 @@ def recorder(pid: int, kind: str) -> HistoryRecorder:
     return HistoryRecorder(Path(os.environ[HISTORIES]), inc=f"{kind}-{pid}")
 
 
-def recorded(url: str) -> Engine:
+def recorded(url: str, *_: object) -> Engine:
     """The engine, recorded."""
     return RecordingEngine(connect(url), recorder(os.getpid(), "engine"))
 

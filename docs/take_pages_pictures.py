@@ -185,10 +185,10 @@ async def main(folder: Path) -> None:
                 "newsletter", reason="the new template is being proofread", until="2h", by="anna"
             )
             shots = [
-                ("pages-overview", "/", 1200, 900, "light"),
+                ("pages-overview", "/", 1200, 920, "light"),
                 ("pages-job", f"/jobs/{job.id}", 1200, 680, "light"),
                 ("pages-running", f"/jobs/{report}", 1200, 760, "dark"),
-                ("pages-failures", "/failures", 1200, 420, "light"),
+                ("pages-failures", "/failures", 1200, 560, "light"),
                 ("pages-phone", "/jobs", 390, 800, "dark"),
             ]
             await take(browser, base, link, folder, shots)

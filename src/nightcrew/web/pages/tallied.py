@@ -206,7 +206,7 @@ class Tallied:
             words=words,
             bars=bars(stacks, top) if any(counts) else (),
             steps=self._told(lambda of: f"{of.failed:,} failed for good, {of.retried:,} are tried again"),
-            keys=(("bad", "for good"), ("wait", "tried again")),
+            keys=(("bad", "failed"), ("wait", "retried")),
             nothing="none" if self.whole.ended else "",
         )
 

@@ -148,7 +148,9 @@ class Maker:
             id=new_id(),
             task=task,
             # Most tasks have a queue of their own, and a few jobs go elsewhere.
-            queue=draw.of(QUEUES) if number % 10 == 0 else QUEUES[TASKS.index(task) % len(QUEUES)],
+            queue=draw.of(("default", "slow"))
+            if number % 10 == 0
+            else QUEUES[TASKS.index(task) % len(QUEUES)],
             args=msgspec.json.encode({"order": number, "to": f"somebody-{number}@example.com"}),
             priority=draw.random.choice((0, 0, 0, 0, 50, -50)),
             max_attempts=3,

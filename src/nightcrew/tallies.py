@@ -114,20 +114,25 @@ def gathered(found: Iterable[Tally], step: int) -> list[Tally]:
     together: dict[tuple[float, str, str], list[Tally]] = {}
     for tally in found:
         together.setdefault((tally.at // step * step, tally.queue, tally.task), []).append(tally)
+    # Mostly each is alone in its step already.
     return [
-        Tally(
-            at=at,
-            task=task,
-            queue=queue,
-            succeeded=sum(tally.succeeded for tally in some),
-            failed=sum(tally.failed for tally in some),
-            retried=sum(tally.retried for tally in some),
-            other=sum(tally.other for tally in some),
-            waits=merged(tally.waits for tally in some),
-            runs=merged(tally.runs for tally in some),
-        )
-        for (at, queue, task), some in sorted(together.items())
+        some[0] if len(some) == 1 and some[0].at == at else _as_one(at, some)
+        for (at, _, _), some in sorted(together.items())
     ]
+
+
+def _as_one(at: float, some: Sequence[Tally]) -> Tally:
+    return Tally(
+        at=at,
+        task=some[0].task,
+        queue=some[0].queue,
+        succeeded=sum(tally.succeeded for tally in some),
+        failed=sum(tally.failed for tally in some),
+        retried=sum(tally.retried for tally in some),
+        other=sum(tally.other for tally in some),
+        waits=merged(tally.waits for tally in some),
+        runs=merged(tally.runs for tally in some),
+    )
 
 
 def totals(found: Iterable[Tally]) -> list[Tally]:

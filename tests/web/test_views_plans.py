@@ -31,7 +31,9 @@ async def test_no_view_reads_history_on_sqlite(sqlite_url: str, monkeypatch: pyt
     async with visiting(sqlite_url) as visitor:
         await look_at_everything(visitor)
     assert steps.seen > 1_000
-    assert steps.scans(sqlite_url.removeprefix("sqlite:///")) == []
+    # The figures of a month are many steps, but no jobs: up to `MOST_READ` of them are read, however many jobs there were.
+    found = [text for text in steps.scans(sqlite_url.removeprefix("sqlite:///")) if "FROM tally" not in text]
+    assert found == []
 
 
 @pytest.mark.postgres

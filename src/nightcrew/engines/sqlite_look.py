@@ -212,6 +212,9 @@ def search(db: Db, where: Filter, limit: int, after: str | None) -> Page:
         high = min(high, int(after))
     running, names = Running(db), WorkerNames(db)
     bound = NARROW_SCANNED if where.is_narrow else _SCANNED
+    if where == Filter(JobState.READY):
+        # All of them are meant; and each of the streams, of which there may be hundreds, is asked for so many.
+        bound = limit + 1
     seqs = list(islice(_candidates(db, where, low, high, running, bound), bound))
     fitting = _fitting(db, where, seqs, running, names) if where.is_narrow else None
     jobs: list[JobRecord] = []

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
-from nightcrew.tallies import BUCKETS, Tally, percentile
+from nightcrew.tallies import Tally, merged, percentile
 from nightcrew.web.pages.plots import Plot, Step, bars, ceiling, line
 from nightcrew.web.pages.rows import Going
 from nightcrew.words import several, span
@@ -52,24 +53,31 @@ def window(name: str) -> Window:
     return next((one for one in WINDOWS if one.name == name), LAST_HOUR)
 
 
-@dataclass
 class Sum:
-    """What was counted together."""
+    """What was counted together. Histograms are added up when somebody first looks: there may be very many."""
 
-    succeeded: int = 0
-    failed: int = 0
-    retried: int = 0
-    waits: list[int] = field(default_factory=lambda: [0] * BUCKETS)
-    runs: list[int] = field(default_factory=lambda: [0] * BUCKETS)
+    def __init__(self) -> None:
+        self.succeeded = self.failed = self.retried = 0
+        self._waits: list[Sequence[int]] = []
+        self._runs: list[Sequence[int]] = []
 
-    def add(self, tally: Tally) -> None:
-        """Count one more."""
-        self.succeeded += tally.succeeded
-        self.failed += tally.failed
-        self.retried += tally.retried
-        for counts, more in ((self.waits, tally.waits), (self.runs, tally.runs)):
-            for place, count in enumerate(more[:BUCKETS]):
-                counts[place] += count
+    def add(self, more: Tally | Sum) -> None:
+        """Count one more. Not after somebody has looked."""
+        self.succeeded += more.succeeded
+        self.failed += more.failed
+        self.retried += more.retried
+        self._waits.append(more.waits)
+        self._runs.append(more.runs)
+
+    @cached_property
+    def waits(self) -> tuple[int, ...]:
+        """How many waited how long."""
+        return merged(self._waits)
+
+    @cached_property
+    def runs(self) -> tuple[int, ...]:
+        """How many ran how long."""
+        return merged(self._runs)
 
     @property
     def ended(self) -> int:
@@ -83,7 +91,7 @@ class Sum:
 
     def within(self, which: str, share: float) -> str:
         """How long this share of what was counted waited or ran at most, in words; empty for nothing."""
-        most = percentile(getattr(self, which), share)
+        most = percentile(self.waits if which == "waits" else self.runs, share)
         return "" if most is None else span(most)
 
 
@@ -118,7 +126,8 @@ class Tallied:
                 self.steps[number].add(tally)
             self.queues.setdefault(tally.queue, Sum()).add(tally)
             self.tasks.setdefault(tally.task, Sum()).add(tally)
-            self.whole.add(tally)
+        for of in self.steps:
+            self.whole.add(of)
 
     @property
     def minutes(self) -> float:

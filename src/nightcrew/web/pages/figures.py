@@ -7,10 +7,10 @@ from functools import partial
 
 from nightcrew.tallies import Tally
 from nightcrew.web.pages.showing import SHARED, Shared, Showing
-from nightcrew.web.pages.tallied import LAST_HOUR, WINDOWS, Tallied, Window
+from nightcrew.web.pages.tallied import LAST_DAY, LAST_HOUR, WINDOWS, Tallied, Window
 
-LONG_SHARED = 10.0
-"""Seconds for which the figures of more than an hour are good for all who want them: they change slowly."""
+DAY_SHARED, MONTH_SHARED = 10.0, 60.0
+"""Seconds for which the figures of up to a day, and of more, are good for all who want them: they change slowly."""
 
 
 class Figures:
@@ -19,10 +19,7 @@ class Figures:
     def __init__(self, showing: Showing) -> None:
         self._showing = showing
         clock = showing.desk.clock
-        self._shared = {
-            one.name: Shared(partial(self._look, one), clock, SHARED if one is LAST_HOUR else LONG_SHARED)
-            for one in WINDOWS
-        }
+        self._shared = {one.name: Shared(partial(self._look, one), clock, _lasting(one)) for one in WINDOWS}
 
     async def of(self, window: Window, *, queue: str = "", task: str = "") -> Tallied:
         """What was counted in a window up to now; of one queue or task, if it is named."""
@@ -35,3 +32,9 @@ class Figures:
         since = until - window.seconds
         found = await self._showing.desk.ask(lambda engine: engine.tallies(since, until, window.step))
         return found, now
+
+
+def _lasting(window: Window) -> float:
+    if window is LAST_HOUR:
+        return SHARED
+    return DAY_SHARED if window.seconds <= LAST_DAY.seconds else MONTH_SHARED

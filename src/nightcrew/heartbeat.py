@@ -107,7 +107,8 @@ class Heartbeat:
             while not self._stopping:
                 now = time.monotonic()
                 asked = await hints.wait(min(TICK, max(self._renew_at - now, 0.01)))
-                if asked or time.monotonic() >= self._renew_at:
+                due = time.monotonic() >= self._renew_at
+                if asked or due:
                     # Moved only once it has been done: a beat that failed is made up for at once.
                     next_at = time.monotonic() + self._every
                     tallies = self._counts.changed()
@@ -115,7 +116,10 @@ class Heartbeat:
                     self._counts.stored(tallies)
                     self._directives(directives)
                     wishes = (directives.paused, directives.wanted)
-                    # What becomes of us by what was asked is told soon, and not with the next beat.
-                    self._renew_at = next_at if wishes == self._wishes else min(next_at, now + TICK)
+                    if wishes != self._wishes:
+                        # What becomes of us by what was asked is told soon, and not with the next beat.
+                        self._renew_at = min(next_at, time.monotonic() + TICK)
+                    elif due:  # another hint puts off nothing
+                        self._renew_at = next_at
                     self._wishes = wishes
                 await self._settle_overdue(engine)

@@ -251,9 +251,10 @@ class Crew:
         member.process.close()
         return hit
 
-    async def asleep(self, **changes: Any) -> Member:
-        """A worker that has some jobs' results in hand and falls asleep (SIGSTOP) right before it stores them."""
+    async def asleep(self, seconds: float = 0.0, **changes: Any) -> Member:
+        """A worker that has the results of five jobs in hand and falls asleep (SIGSTOP) right before it stores them."""
         while True:
+            await self.enqueue(5, seconds=seconds)
             member = self.start(crash="finish:asleep:1", **changes)
             await await_until(partial(is_stopped, member))
             self.recorder.note("stop", Fields(key=str(member.pid)))
@@ -261,8 +262,11 @@ class Crew:
                 async with asyncio.timeout(1.0):
                     await self.engine.report([])
             except TimeoutError:
-                # Its heartbeat was just writing: asleep with the write lock in hand it would stop everybody.
+                # Its heartbeat was just writing: asleep with the write lock in hand it would stop everybody. It ends
+                # what it has, and it is another one's turn.
                 self.nemesis.resume(member.pid)
+                await self.drained()
+                await self.kill(member)
             else:
                 return member
 

@@ -15,8 +15,7 @@ SHORT = 1.2
 
 async def zombie(crew: Crew, sabotage: str | None) -> None:
     """A worker sleeps past its lease with jobs in hand, others take them over, and it wakes up."""
-    await crew.enqueue(5, seconds=0.2)
-    sleeper = await crew.asleep(sabotage=sabotage, lease=SHORT, beat=0.6, concurrency=5)
+    sleeper = await crew.asleep(0.2, sabotage=sabotage, lease=SHORT, beat=0.6, concurrency=5)
     other = crew.start(sabotage=sabotage, concurrency=5)
     await sees(other, "claim", '"job"')
     crew.nemesis.resume(sleeper.pid)

@@ -14,7 +14,6 @@ ROUNDS = 2
 
 async def test_late_writers_are_refused(crew: Crew) -> None:
     for _ in range(ROUNDS):
-        await crew.enqueue(5)
         sleeper = await crew.asleep(lease=LEASE, beat=0.6)
         other = crew.start(lease=LEASE, beat=0.3)
         await sees(other, "claim", '"job"')

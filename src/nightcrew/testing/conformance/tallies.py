@@ -128,7 +128,7 @@ class TalliesSuite:
     async def test_old_figures_become_coarser_and_are_forgotten_in_the_end(self, store: Store) -> None:
         one, other = await store.hand(lease=1e9), await store.hand(lease=1e9)
         await known(one, "work", "mail")
-        began = await minute(store, HOUR)
+        began = await minute(store, DAY)
         for n in range(120):
             await tell(one, figures(began + 60 * n, 2), figures(began + 60 * n, 1, task="mail"))
             await tell(other, figures(began + 60 * n, 3, failed=1))
@@ -160,8 +160,11 @@ class TalliesSuite:
         assert await read(HOUR) == await read(60) == by_hour
         first = (await one.engine.tallies(began, began + 60, 60))[1]
         assert (first.task, first.failed, first.waits[16], first.runs[10]) == ("work", 60, 300, 300)
-        await passes(KEPT - 3 * DAY)
-        assert await read(HOUR) == by_hour
+        await passes(7 * DAY)
+        half_day = [(began, "mail", 120), (began, "work", 600)]
+        assert await read(HOUR) == await read(DAY // 2) == half_day
+        await passes(KEPT - 10 * DAY)
+        assert await read(HOUR) == half_day
         await passes(2 * DAY)
         assert await read(HOUR) == []
 

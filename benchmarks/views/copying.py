@@ -39,7 +39,7 @@ async def lengthen(url: str, ready: int, later: int) -> None:
 
 
 async def write_tallies(url: str, days: float) -> None:
-    """Write how it went for as many days, by hours and half days, for all that was ever enqueued."""
+    """Write how it went for as many days, by hours and days, for all that was ever enqueued."""
     await asyncio.to_thread(
         _tallies_postgres if url.startswith("postgres") else _tallies_sqlite, url, int(days * 24)
     )
@@ -141,8 +141,8 @@ def _lengthen_sqlite(url: str, ready: int, later: int) -> None:
 _SQLITE_TALLIES = """
 WITH RECURSIVE n(value) AS (VALUES (3) UNION ALL SELECT value + 1 FROM n WHERE value < ?),
 span(step, at) AS (
-    SELECT iif(value < 192, 3600, 43200), (unixepoch() / 3600 - value) * 3600 FROM n
-    WHERE value < 192 OR (unixepoch() / 3600 - value) % 12 = 0
+    SELECT iif(value < 192, 3600, 86400), (unixepoch() / 3600 - value) * 3600 FROM n
+    WHERE value < 192 OR (unixepoch() / 3600 - value) % 24 = 0
 )
 INSERT INTO tally
 SELECT step, at, lane.id, 0, 1000 / lane.id + 1, lane.id % 3, lane.id % 5, 0,
@@ -208,9 +208,9 @@ _TALLIES = """
     SELECT step, at, lane.id, 0, 1000 / lane.id + 1, lane.id %% 3, lane.id %% 5, 0,
         '{0,0,0,3,8,20,12,4,1}', '{0,0,1,2,4,40,90,30,5,2}'
     FROM (
-        SELECT CASE WHEN n < 192 THEN 3600 ELSE 43200 END AS step, (hour - n) * 3600 AS at
+        SELECT CASE WHEN n < 192 THEN 3600 ELSE 86400 END AS step, (hour - n) * 3600 AS at
         FROM generate_series(3, %(hours)s) n, (SELECT floor(extract(epoch FROM now()) / 3600)::bigint AS hour) h
-        WHERE n < 192 OR (hour - n) %% 12 = 0
+        WHERE n < 192 OR (hour - n) %% 24 = 0
     ) span, {s}.lane WHERE lane.id < 60 OR (at / step + lane.id) %% 10 = 0 OR step > 3600
 """
 _AUDIT = """

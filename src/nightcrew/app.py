@@ -315,7 +315,7 @@ class Nightcrew(Tasks):
 
         since, until: an aware `datetime`, or so long ago; until now by default. step: whole minutes; steps begin at
         multiples of it. Workers tell with their heartbeats, so the last seconds may be missing. For what is older
-        than 2 hours there are figures of 10 minutes only, older than 2 days of an hour, older than 8 days of half a day; after
+        than 2 hours there are figures of 10 minutes only, older than 2 days of an hour, older than 8 days of a day; after
         30 days none. Nothing is counted when this is asked. Raises `ConfigurationError` for more than 1,500 steps.
         """
         return self._app.call("tallies", self._app.tallies, *_span(since, until, step))

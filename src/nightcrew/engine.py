@@ -384,8 +384,8 @@ class Engine(Protocol):
         """What has ended, by steps of so many seconds (whole minutes), queues and tasks; in that order.
 
         Steps begin at multiples of `step`; the first is that of `since`, and the last has what is before `until`. For what
-        is older than 2 hours there are figures of 10 minutes only, older than 2 days of an hour, older than 8 days of half
-        a day: a shorter step has all of them at its beginning. Bounded: where there are very many, the oldest are left out. Raises
+        is older than 2 hours there are figures of 10 minutes only, older than 2 days of an hour, older than 8 days of a
+        day: a shorter step has all of them at its beginning. Bounded: where there are very many, the oldest are left out. Raises
         `ConfigurationError` for more than 1,500 steps.
         """
         ...

@@ -14,7 +14,7 @@ from msgspec import Struct
 from nightcrew.errors import ConfigurationError
 
 MINUTE, HOUR = 60, 3_600
-LEVELS = ((60, 600, 2 * 3_600.0), (600, 3_600, 2 * 86_400.0), (3_600, 43_200, 8 * 86_400.0))
+LEVELS = ((60, 600, 2 * 3_600.0), (600, 3_600, 2 * 86_400.0), (3_600, 86_400, 8 * 86_400.0))
 """Figures of so many seconds become figures of so many, once they are so old; then those of all workers are one."""
 KEPT = 30 * 86_400.0
 """Seconds that figures are kept."""

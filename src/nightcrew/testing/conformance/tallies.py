@@ -161,10 +161,10 @@ class TalliesSuite:
         first = (await one.engine.tallies(began, began + 60, 60))[1]
         assert (first.task, first.failed, first.waits[16], first.runs[10]) == ("work", 60, 300, 300)
         await passes(7 * DAY)
-        half_day = [(began, "mail", 120), (began, "work", 600)]
-        assert await read(HOUR) == await read(DAY // 2) == half_day
+        whole_day = [(began, "mail", 120), (began, "work", 600)]
+        assert await read(HOUR) == await read(DAY) == whole_day
         await passes(KEPT - 10 * DAY)
-        assert await read(HOUR) == half_day
+        assert await read(HOUR) == whole_day
         await passes(2 * DAY)
         assert await read(HOUR) == []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from nightcrew.tallies import Tally
+from nightcrew.tallies import LATEST, Tally
 from nightcrew.web.pages.showing import SHARED, Shared, Showing
 from nightcrew.web.pages.tallied import LAST_DAY, LAST_HOUR, WINDOWS, Tallied, Window
 
@@ -19,6 +19,8 @@ class Figures:
     def __init__(self, showing: Showing) -> None:
         self._showing = showing
         clock = showing.desk.clock
+        self._over: dict[str, tuple[float, list[Tally]]] = {}
+        """By window: until when nothing is told any more, and what was told up to then. It need not be asked again."""
         self._shared = {one.name: Shared(partial(self._look, one), clock, _lasting(one)) for one in WINDOWS}
 
     async def of(self, window: Window, *, queue: str = "", task: str = "") -> Tallied:
@@ -30,8 +32,16 @@ class Figures:
         now = self._showing.now
         until = (now // window.step + 1) * window.step
         since = until - window.seconds
-        found = await self._showing.desk.ask(lambda engine: engine.tallies(since, until, window.step))
-        return found, now
+        over, known = self._over.get(window.name, (since, []))
+        if over > until:  # the clock was set back
+            over, known = since, []
+        start = max(over, since)
+        latest = await self._showing.desk.ask(lambda engine: engine.tallies(start, until, window.step))
+        known = [tally for tally in known if tally.at >= since]
+        if window.seconds > LAST_DAY.seconds:
+            over = max(start, (now - 2 * LATEST) // window.step * window.step)
+            self._over[window.name] = over, known + [tally for tally in latest if tally.at < over]
+        return known + latest, now
 
 
 def _lasting(window: Window) -> float:

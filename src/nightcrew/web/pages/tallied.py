@@ -43,7 +43,7 @@ WINDOWS = (
     Window("6h", "6 hours", 21_600.0, 600),
     Window("24h", "24 hours", 86_400.0, 1_800),
     Window("7d", "7 days", 604_800.0, 10_800),
-    Window("30d", "30 days", 2_592_000.0, 43_200),
+    Window("30d", "30 days", 2_592_000.0, 86_400),
 )
 LAST_HOUR, LAST_DAY = WINDOWS[0], WINDOWS[2]
 

@@ -46,8 +46,10 @@ export class Follower {
   #take(file) {
     if (file.settled) this.#ids.delete(file.id);
     this.#show(file);
-    if (this.#ids.size === 0) this.#close();
-    else if ([...this.#ids].every((id) => !this.#streamed.has(id))) this.#connect();
+    if (this.#ids.size === 0) {
+      this.#close();
+      this.#content(); // it was the last news: nothing that follows would take back a complaint
+    } else if ([...this.#ids].every((id) => !this.#streamed.has(id))) this.#connect();
   }
 
   #now() {

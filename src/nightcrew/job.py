@@ -336,3 +336,8 @@ class Ended(Struct, gc=False):
     delay: float = 0.0
     """Seconds, with `RETRY_AFTER` and `SNOOZED`."""
     reason: str | None = None
+
+
+def made_at(job_id: str) -> float:
+    """When the id of a job was made, by the clock of who made it; Unix seconds."""
+    return int(job_id[:8] + job_id[9:13], 16) / 1000

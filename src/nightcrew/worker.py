@@ -16,7 +16,6 @@ import time
 from collections.abc import Sequence
 from contextvars import copy_context
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from nightcrew.heartbeat import Heartbeat
 from nightcrew.journal import Journal
 from nightcrew.memory import resident_bytes
 from nightcrew.options import check_name
+from nightcrew.release import release
 from nightcrew.rescue import boot_id, journal_folder, keep_up
 from nightcrew.slots import journal_places
 from nightcrew.tracing import follow
@@ -223,7 +223,7 @@ class Worker:
             running=self._jobs.running,
             state="stopping" if self._stage else "quiet" if self._jobs.quiet else "running",
             journal=str(self._journal.path),
-            version=_version(),
+            version=release(),
             lease=self._lease,
             memory=resident_bytes(),
         )
@@ -327,10 +327,3 @@ def _size(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2_000:
         raise ConfigurationError(f"expected `{name}` as a whole number from 1 to 2000, got {value!r}")
     return value
-
-
-def _version() -> str:
-    try:
-        return version("nightcrew")
-    except PackageNotFoundError:
-        return ""

@@ -49,12 +49,11 @@ async ([selector, files]) => {
 """
 
 
-class Visit:
-    """One browser window on a demo, which takes down everything that a page must not do."""
+class Watched:
+    """One browser window, which takes down everything that a page must not do."""
 
-    def __init__(self, page: Page, demo: Demo) -> None:
+    def __init__(self, page: Page) -> None:
         self.page = page
-        self.demo = demo
         self.trouble: list[str] = []
         self.requests: list[str] = []
         page.on("console", self._console)
@@ -68,6 +67,18 @@ class Visit:
             self.trouble.append(f"{message.type}: {message.text}")
 
     async def _dialog(self, dialog: Any) -> None:
+        self.trouble.append(f"dialog: {dialog.message}")
+        await dialog.dismiss()
+
+
+class Visit(Watched):
+    """A window on a demo."""
+
+    def __init__(self, page: Page, demo: Demo) -> None:
+        super().__init__(page)
+        self.demo = demo
+
+    async def _dialog(self, dialog: Any) -> None:
         if dialog.type != "beforeunload":
             self.trouble.append(f"dialog: {dialog.message}")
         await dialog.accept()
@@ -79,6 +90,7 @@ class Visit:
             await self.page.fill("#token", (self.demo.data / "token").read_text().strip())
             await self.page.click("main button")
         await expect(self.page.locator("#Upload")).to_be_attached()
+        await self.page.wait_for_load_state()  # the scripts have run: what is dropped before is not taken
 
     async def open(self, path: str) -> None:
         await self.page.goto(self.demo.base + path)

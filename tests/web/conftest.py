@@ -1,4 +1,4 @@
-"""What the tests of the sample application share."""
+"""What the tests of the sample application, and those of an app's site, share."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.web.running import Site
+from tests.web.sites import Shop
 
 
 @pytest.fixture
@@ -17,3 +18,11 @@ async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     site = Site(tmp_path / "data")
     async with site.app:
         yield site
+
+
+@pytest.fixture
+async def shop(database_url: str) -> AsyncIterator[Shop]:
+    """An app and its site on an empty store of each engine, in this process."""
+    shop = Shop(database_url)
+    async with shop.app:
+        yield shop

@@ -25,13 +25,6 @@ from tests.web.sites import Shop
 
 
 @pytest.fixture
-async def shop(database_url: str) -> AsyncIterator[Shop]:
-    shop = Shop(database_url)
-    async with shop.app:
-        yield shop
-
-
-@pytest.fixture
 async def admin(shop: Shop) -> AsyncIterator[httpx2.AsyncClient]:
     async with shop.client(await shop.token("admin")) as client:
         yield client

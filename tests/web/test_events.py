@@ -16,13 +16,6 @@ from tests.web.streams import Served, all_events, events, rest_of_a_stream, serv
 
 
 @pytest.fixture
-async def shop(database_url: str) -> AsyncIterator[Shop]:
-    shop = Shop(database_url)
-    async with shop.app:
-        yield shop
-
-
-@pytest.fixture
 async def site(shop: Shop) -> AsyncIterator[Served]:
     async with served(shop) as site:
         yield site

@@ -125,13 +125,6 @@ VALUES = {
 }
 
 
-@pytest.fixture
-async def shop(database_url: str) -> AsyncIterator[Shop]:
-    shop = Shop(database_url)
-    async with shop.app:
-        yield shop
-
-
 async def visitors(shop: Shop) -> dict[str, str | None]:
     """Return a secret for each kind of visitor."""
     revoked = await shop.token("admin", name="revoked")

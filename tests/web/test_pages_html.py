@@ -29,13 +29,6 @@ only_sqlite = pytest.mark.engine("sqlite")
 
 
 @pytest.fixture
-async def shop(database_url: str) -> AsyncIterator[Shop]:
-    shop = Shop(database_url)
-    async with shop.app:
-        yield shop
-
-
-@pytest.fixture
 async def admin(shop: Shop) -> AsyncIterator[httpx2.AsyncClient]:
     async with shop.client(await shop.token("admin", name="anna")) as client:
         yield client

@@ -11,7 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -51,13 +51,6 @@ async def until(ctx: Context, path: str) -> str:
         await asyncio.sleep(0.01)
     return "it is there"
 """
-
-
-@pytest.fixture
-async def shop(database_url: str) -> AsyncIterator[Shop]:
-    shop = Shop(database_url)
-    async with shop.app:
-        yield shop
 
 
 # where it may listen

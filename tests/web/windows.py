@@ -10,30 +10,15 @@ from typing import Any
 
 from playwright.async_api import Browser, Page
 
-from tests.web.browsing import browsing
+from tests.web.browsing import Watched, browsing
 
 
-class Window:
+class Window(Watched):
     """One window on a site."""
 
     def __init__(self, page: Page, base: str) -> None:
-        self.page = page
+        super().__init__(page)
         self.base = base
-        self.trouble: list[str] = []
-        self.requests: list[str] = []
-        page.on("console", self._console)
-        page.on("pageerror", lambda error: self.trouble.append(f"error: {error}"))
-        page.on("dialog", self._dialog)
-        page.on("request", lambda request: self.requests.append(request.url))
-
-    def _console(self, message: Any) -> None:
-        # A failed load is reported here too; those are wanted in some tests, and seen by what the page does.
-        if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
-            self.trouble.append(f"{message.type}: {message.text}")
-
-    async def _dialog(self, dialog: Any) -> None:
-        self.trouble.append(f"dialog: {dialog.message}")
-        await dialog.dismiss()
 
     async def open(self, path: str) -> None:
         """Go to a page, which must be there."""

@@ -5,25 +5,20 @@ Every page speaks the visitor's language: the one chosen by `?lang=`, which a co
 
 from __future__ import annotations
 
-import hashlib
-import re
 from http import HTTPStatus
 from importlib.resources import files
 
-import jinja2
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from nightcrew.demo.security import SIGN_IN
 from nightcrew.demo.texts import LANGUAGES, Texts, choose, say, texts
+from nightcrew.web.pages.look import Files, templates_of
 
 COOKIE = "nightcrew_demo_lang"
 YEAR = 365 * 86_400
 
-_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-_LINKED = re.compile(rb'(?<=["(])\./([a-z]+\.(?:js|svg))(?=[")])')
-"""How one static file names another."""
 _IN_BROWSER = (
     *("word.waiting", "word.sending", "word.failed", "word.cancelled"),
     *("live.queued", "live.sent", "live.too-large", "live.folder", "live.unreadable", "live.interrupted"),
@@ -37,35 +32,12 @@ class Pages:
     """Renders templates; serves what they link to under names that change with the content."""
 
     def __init__(self) -> None:
-        self._package = files("nightcrew.demo").joinpath("static")
-        self._static: dict[str, tuple[bytes, str]] = {}
-        self._names: dict[str, str] = {}
-        for entry in self._package.iterdir():
-            if "." + entry.name.rpartition(".")[2] in _TYPES:
-                self._load(entry.name)
-        self._templates = jinja2.Environment(
-            loader=jinja2.PackageLoader("nightcrew.demo"),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+        self._files = Files(files("nightcrew.demo").joinpath("static"))
+        self._templates = templates_of("nightcrew.demo")
         self.route = Route("/static/{name}", self._serve)
 
-    def _load(self, name: str) -> str:
-        """The name under which a static file is served; what it links to is renamed in it first."""
-        if name not in self._names:
-            content = _LINKED.sub(
-                lambda found: b"./" + self._load(found[1].decode()).encode(),
-                self._package.joinpath(name).read_bytes(),
-            )
-            stem, _, suffix = name.rpartition(".")
-            self._names[name] = f"{stem}.{hashlib.sha256(content).hexdigest()[:12]}.{suffix}"
-            self._static[self._names[name]] = (content, _TYPES["." + suffix])
-        return self._names[name]
-
     def _static_path(self, name: str) -> str:
-        return f"/static/{self._names[name]}"
+        return f"/static/{self._files.name_of(name)}"
 
     def page(
         self, request: Request, template: str, status: HTTPStatus = HTTPStatus.OK, **values: object
@@ -100,14 +72,10 @@ class Pages:
         return response
 
     async def _serve(self, request: Request) -> Response:
-        found = self._static.get(request.path_params["name"])
+        found = self._files.get(request.path_params["name"])
         if found is None:
             return self.refusal(request, HTTPStatus.NOT_FOUND, say("said.static"))
-        content, kind = found
-        # The name changes with the content, so a copy never becomes stale.
-        return Response(
-            content, media_type=kind, headers={"Cache-Control": "public, max-age=31536000, immutable"}
-        )
+        return found.response()
 
 
 def speak(request: Request) -> Texts:

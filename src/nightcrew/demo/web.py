@@ -35,6 +35,7 @@ from nightcrew.errors import (
     LimitExceeded,
     StorageFull,
 )
+from nightcrew.job import made_at
 from nightcrew.task import Call
 from nightcrew.web.site import make_site
 
@@ -321,7 +322,7 @@ def _jobs(job_id: str, blob: Blob, content: sniff.Content) -> list[Call[Blob] | 
 
 def _is_key(key: str, now: float) -> bool:
     """Whether this can be the id of a new job: one that sorts among the others by when it was made."""
-    return bool(_KEY.fullmatch(key)) and abs(int(key[:8] + key[9:13], 16) / 1000 - now) < CLOCKS_APART
+    return bool(_KEY.fullmatch(key)) and abs(made_at(key) - now) < CLOCKS_APART
 
 
 async def _after(first: bytes, content: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:

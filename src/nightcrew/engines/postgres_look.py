@@ -294,9 +294,8 @@ def _pieces(places: list[tuple[int, str]], size: int) -> Iterator[list[tuple[int
 
 def _id_at(moment: float) -> str:
     """The lowest id that can have been made at a time; Unix seconds."""
-    millisecond = int(
-        min(max(moment * 1000, 0), (1 << 48) - 1)
-    )  # bounded first: the largest numbers are infinite
+    # Bounded before it is made whole: the largest numbers are infinite.
+    millisecond = int(min(max(moment * 1000, 0), (1 << 48) - 1))
     return f"{millisecond >> 16:08x}-{millisecond & 0xFFFF:04x}-0000-0000-000000000000"
 
 

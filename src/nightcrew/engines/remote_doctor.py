@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import httpx2
@@ -19,6 +18,7 @@ from msgspec import Struct
 from nightcrew.engines.remote_link import TIMEOUT, Link
 from nightcrew.errors import ConfigurationError, EngineError, NotAllowed
 from nightcrew.health import Examination, Finding, Severity
+from nightcrew.release import release
 from nightcrew.remoting import DOCTOR, HEALTH, HELLO, LIVE, PROTOCOL, READY, Hello
 from nightcrew.words import moment, span
 
@@ -195,10 +195,7 @@ class RemoteDoctor:
     def _version(self, hello: Hello) -> bool:
         """Whether the site and this program understand each other."""
         self._checks.append("version")
-        try:
-            ours = version("nightcrew")
-        except PackageNotFoundError:
-            ours = ""
+        ours = release()
         self._facts["version"] = hello.version
         if hello.protocol != PROTOCOL:
             self._wrong(

@@ -22,7 +22,7 @@ from nightcrew.codec import decode_value, encode_value
 from nightcrew.documents import Kind, Wish
 from nightcrew.engine import Changed, Engine, FailureGroup, Verb
 from nightcrew.errors import ConfigurationError, JobNotFound, UnknownTask, VersionConflict
-from nightcrew.job import Extras, JobDetail, JobRecord, NewJob
+from nightcrew.job import Extras, JobDetail, JobRecord, NewJob, made_at
 from nightcrew.masking import Masked
 from nightcrew.options import CallSettings, TaskOptions, check_name
 from nightcrew.seal import is_sealed
@@ -384,7 +384,7 @@ def check_made(job_id: str, now: float) -> None:
 
     Raises `ConfigurationError`.
     """
-    if int(job_id[:8] + job_id[9:13], 16) / 1000 > now + AHEAD:
+    if made_at(job_id) > now + AHEAD:
         raise ConfigurationError(
             f"expected `id` as a UUIDv7 made by now, got {job_id}, which tells of a day to come; see that the clock is "
             "right where it was made, or leave the id away"

@@ -8,11 +8,11 @@ import itertools
 import textwrap
 from collections.abc import Iterable
 from http import HTTPStatus
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, get_args
 
 import msgspec
 
+from nightcrew.release import release
 from nightcrew.web.problems import PROBLEM_TYPE, Problem
 from nightcrew.web.routes import PARAMETERS, Route
 from nightcrew.web.scopes import Scope
@@ -48,7 +48,7 @@ def make_document(routes: Iterable[Route]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "Nightcrew",
-            "version": _version(),
+            "version": release() or "0",
             "description": "Background jobs: asked for, followed, answered. Refusals are problems (RFC 9457): `title` "
             "is what is wrong, `value` the value, `detail` what to do.",
         },
@@ -200,10 +200,3 @@ def _refusals() -> dict[str, Any]:
 
 def _reference(kind: Any) -> dict[str, str]:
     return {"$ref": _REFERENCE.format(name=kind.__name__)}
-
-
-def _version() -> str:
-    try:
-        return version("nightcrew")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "0"

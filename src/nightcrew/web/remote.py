@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from http import HTTPStatus
-from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 from starlette.responses import Response
@@ -28,6 +27,7 @@ from nightcrew.errors import ArgumentsError, ConfigurationError, LimitExceeded, 
 from nightcrew.files import MAX_SPILLED, is_wrapped
 from nightcrew.job import Extras, JobRecord, NewJob, RetryRule
 from nightcrew.options import LATEST, MAX_NAME, Retry
+from nightcrew.release import release
 from nightcrew.remoting import (
     CHANGES,
     DIRECTIONS,
@@ -103,15 +103,11 @@ class Remote:
 
     async def hello(self, visit: Visit) -> Response:
         """What a remote app must know of this site."""
-        try:
-            ours = version("nightcrew")
-        except PackageNotFoundError:
-            ours = ""
         limits = await self._desk.ask(_limits)
         scopes = sorted(scope.value for scope in visit.who.scopes)
         who = visit.who
         return json_response(
-            Hello(PROTOCOL, ours, scopes, limits.inline_bytes, self._limits.body, who.name, who.ends_at)
+            Hello(PROTOCOL, release(), scopes, limits.inline_bytes, self._limits.body, who.name, who.ends_at)
         )
 
     # enqueueing

@@ -25,10 +25,10 @@ class Figures:
 
     async def of(self, window: Window, *, queue: str = "", task: str = "") -> Tallied:
         """What was counted in a window up to now; of one queue or task, if it is named."""
-        tallies, now = await self._shared[window.name].get()
-        return Tallied(tallies, window, now, queue=queue, task=task)
+        tallies, whole, now = await self._shared[window.name].get()
+        return Tallied(tallies, window, now, queue=queue, task=task) if queue or task else whole
 
-    async def _look(self, window: Window) -> tuple[Sequence[Tally], float]:
+    async def _look(self, window: Window) -> tuple[Sequence[Tally], Tallied, float]:
         now = self._showing.now
         until = (now // window.step + 1) * window.step
         since = until - window.seconds
@@ -41,7 +41,8 @@ class Figures:
         if window.seconds > LAST_DAY.seconds:
             over = max(start, (now - 2 * LATEST) // window.step * window.step)
             self._over[window.name] = over, known + [tally for tally in latest if tally.at < over]
-        return known + latest, now
+        found = known + latest
+        return found, Tallied(found, window, now), now
 
 
 def _lasting(window: Window) -> float:

@@ -17,7 +17,8 @@ from starlette.responses import HTMLResponse, Response
 from nightcrew.words import iso, plain, plain_lines, several, shorten, size, span
 
 _TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
-_IMPORT = re.compile(r'(?<=from "\./)[a-z]+\.js(?=";)')
+_LINKED = re.compile(rb'(?<=["(]\./)[a-z]+\.(?:js|svg)(?=[")])')
+"""How one file names another."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,9 @@ class Files:
     def name_of(self, name: str) -> str:
         """The name under which the file `name` is served."""
         if name not in self._names:
-            content = self._sources[name]
+            # They name each other as they are served too, so what a file names is worked out first.
+            content = _LINKED.sub(lambda found: self.name_of(found[0].decode()).encode(), self._sources[name])
             stem, _, suffix = name.rpartition(".")
-            if suffix == "js":
-                # Modules import each other under the served names too, so they are worked out first.
-                content = _IMPORT.sub(lambda match: self.name_of(match[0]), content.decode()).encode()
             served = f"{stem}.{hashlib.sha256(content).hexdigest()[:12]}.{suffix}"
             self._names[name] = served
             self._files[served] = File(content, _TYPES[suffix])
@@ -61,19 +60,24 @@ class Files:
         return self._files.get(served)
 
 
+def templates_of(package: str) -> jinja2.Environment:
+    """The templates of a package, which escape everything, and fail for what they are not given."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader(package),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
 class Look:
     """Renders pages."""
 
     def __init__(self) -> None:
         package = files("nightcrew.web.pages")
         self.files = Files(package.joinpath("static"))
-        self._templates = jinja2.Environment(
-            loader=jinja2.PackageLoader("nightcrew.web.pages"),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+        self._templates = templates_of("nightcrew.web.pages")
         self._templates.filters.update(FILTERS)
 
     def page(

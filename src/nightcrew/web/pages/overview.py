@@ -180,7 +180,7 @@ class OverviewPages:
         where = Filter(state=JobState.FAILED, fingerprint=fingerprint)
         page = await self._desk.ask(lambda engine: engine.search(where, 20))
         latest = page.jobs[0] if page.jobs else None
-        sample = None if latest is None else self._row(visit, latest)
+        rows = [self._row(visit, record) for record in page.jobs]
         stack = ""
         if latest is not None and latest.error is not None:
             shown = self._desk.shown(visit.who, latest).record.error
@@ -191,10 +191,10 @@ class OverviewPages:
             "/failures",
             group=group,
             groups_counted_to=FAILURES_COUNTED_TO,
-            sample=sample,
+            sample=rows[0] if rows else None,
             latest=latest,
             stack=stack,
-            rows=[self._row(visit, record) for record in page.jobs],
+            rows=rows,
             few=FEW,
             many=MANY,
         )

@@ -11,7 +11,7 @@ import apsw
 import psycopg
 import pytest
 
-from nightcrew.engines.postgres_link import Address
+from nightcrew.engines.postgres_address import Address
 
 HISTORY = ("job", "done", "attempt", "failure", "note", "log", "blob")
 """Tables that grow with what is over."""

@@ -13,7 +13,7 @@ import apsw
 import psycopg
 from msgspec import Struct
 
-from nightcrew.engines.postgres_link import Address
+from nightcrew.engines.postgres_address import Address
 
 CHUNK = 50_000
 

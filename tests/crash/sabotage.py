@@ -18,7 +18,7 @@ from nightcrew.client import new_id
 from nightcrew.connect import connect
 from nightcrew.engine import Engine, Enqueued, Finished, Swept
 from nightcrew.engines.postgres import PostgresEngine
-from nightcrew.engines.postgres_link import Address
+from nightcrew.engines.postgres_address import Address
 from nightcrew.engines.sqlite import SqliteEngine
 from nightcrew.engines.sqlite_writer import Db, pack_members, unpack_members
 from nightcrew.job import NewJob, Transition

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from nightcrew.engines.postgres import PostgresEngine
-from nightcrew.engines.postgres_link import Address
+from nightcrew.engines.postgres_address import Address
 from nightcrew.testing.conformance.stage import Hand, failed, put, won
 from tests.docs.pages import Block, blocks
 from tests.parts import ROOT

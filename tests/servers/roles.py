@@ -13,7 +13,7 @@ from psycopg import sql
 
 from nightcrew.engines import postgres_schema as schema
 from nightcrew.engines.postgres import PostgresEngine
-from nightcrew.engines.postgres_link import Address
+from nightcrew.engines.postgres_address import Address
 
 
 def as_user(url: str, user: str, password: str) -> str:

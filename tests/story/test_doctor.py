@@ -24,8 +24,8 @@ from nightcrew.cli.main import main
 from nightcrew.client import new_id
 from nightcrew.engine import Stats, WorkerInfo, WorkerStatus
 from nightcrew.engines.postgres import PostgresEngine
+from nightcrew.engines.postgres_address import Address
 from nightcrew.engines.postgres_doctor import LIMITS, PostgresDoctor
-from nightcrew.engines.postgres_link import Address
 from nightcrew.engines.sqlite import SqliteEngine
 from nightcrew.engines.sqlite_doctor import LIMITS as FILE_LIMITS
 from nightcrew.engines.sqlite_doctor import SqliteDoctor

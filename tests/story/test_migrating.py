@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from nightcrew.cli.main import main
 from nightcrew.engine import WorkerStatus
 from nightcrew.engines.postgres import PostgresEngine
-from nightcrew.engines.postgres_link import Address
+from nightcrew.engines.postgres_address import Address
 from nightcrew.engines.postgres_schema import ROLES
 from nightcrew.testing.conformance.stage import put, seen
 from tests.servers.roles import Logins, as_user, make_store

@@ -20,7 +20,7 @@ from nightcrew import Context, Nightcrew, RetryAfter
 from nightcrew.cli.main import main
 from nightcrew.engine import ClaimRequest, Verb
 from nightcrew.engines.postgres import PostgresEngine
-from nightcrew.engines.postgres_link import Address
+from nightcrew.engines.postgres_address import Address
 from nightcrew.engines.postgres_moving import PostgresTarget
 from nightcrew.engines.sqlite import SqliteEngine
 from nightcrew.engines.sqlite_file import boot_id

@@ -6,7 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import psycopg
@@ -14,7 +14,8 @@ import pytest
 from psycopg import AsyncConnection
 
 from nightcrew.engines import postgres_link
-from nightcrew.engines.postgres_link import CONNECTIONS, Address, Link, Pool
+from nightcrew.engines.postgres_address import Address
+from nightcrew.engines.postgres_link import CONNECTIONS, Connection, Link, Pool
 from tests.parts import ROOT
 from tests.waiting import await_until
 
@@ -26,20 +27,21 @@ class Counted:
 
     def __init__(self, url: str) -> None:
         self.address = Address(url)
-        self.made: list[AsyncConnection[Any]] = []
+        self.made: list[Connection] = []
         self.pool = Pool(self._connect)
 
-    async def _connect(self) -> AsyncConnection[Any]:
-        self.made.append(await self.address.connect())
+    async def _connect(self) -> Connection:
+        self.made.append(Connection(await self.address.connect()))
         return self.made[-1]
 
     @property
     def open(self) -> int:
-        return sum(not connection.closed for connection in self.made)
+        return sum(not connection.is_closed for connection in self.made)
 
     async def ask(self, text: str = "SELECT pg_backend_pid()") -> Any:
         async with self.pool.connection() as connection:
-            return await (await connection.execute(text.encode())).fetchone()
+            [row] = await connection.ask(text.encode())
+            return row
 
 
 @pytest.fixture
@@ -74,21 +76,79 @@ async def test_who_gives_up_waiting_takes_none_along(counted: Counted) -> None:
 
 async def test_what_comes_back_in_a_transaction_is_not_used_again(counted: Counted) -> None:
     async with counted.pool.connection() as connection:
-        await connection.execute("BEGIN")
-    assert connection.closed
+        await connection.ask(b"BEGIN")
+    assert connection.is_closed
     await counted.ask()
     assert len(counted.made) == 2
 
 
 async def test_when_one_has_broken_the_others_are_not_tried(counted: Counted) -> None:
     await asyncio.gather(*(counted.ask("SELECT 1 FROM pg_sleep(0.05)") for _ in range(4)))
-    pids = [connection.info.backend_pid for connection in counted.made]
-    async with await counted.address.connect() as other:
-        await other.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::integer[]) pid", (pids,))
     with pytest.raises(psycopg.OperationalError):
-        await counted.ask()
-    (pid,) = await counted.ask()
-    assert pid not in pids
+        await counted.ask("SELECT pg_terminate_backend(pg_backend_pid())")
+    assert counted.open == 0
+    await counted.ask()
+
+
+async def test_what_breaks_while_nobody_uses_it_costs_no_call(counted: Counted) -> None:
+    await asyncio.gather(*(counted.ask("SELECT 1 FROM pg_sleep(0.05)") for _ in range(4)))
+    async with await counted.address.connect() as other:
+        await other.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+            " AND datname = current_database() AND query LIKE %s",
+            ("%pg_sleep(0.05)%",),
+        )
+    await await_until(lambda: counted.open == 0)
+    await counted.ask()
+
+
+async def test_one_call_after_another_is_made_whatever_came_of_it(counted: Counted) -> None:
+    """Many rows, an error, several statements at once, text too large to be sent or answered in one go, and nothing."""
+    large = "x" * 20_000_000
+    async with counted.pool.connection() as connection:
+        for _ in range(3):  # as it comes, prepared, and once more
+            rows = await connection.ask(b"SELECT n, %s::text FROM generate_series(1, 20000) n", ("a%s",))
+            assert rows == [(n, "a%s") for n in range(1, 20_001)]
+            with pytest.raises(psycopg.errors.DivisionByZero):
+                await connection.ask(b"SELECT 1 / %s::integer", (0,))
+            assert await connection.ask(b"SELECT 5 %% 3, %b::text[]", (["a", None],)) == [(2, ["a", None])]
+            assert await connection.ask(b"SELECT 1; SET jit = off; SELECT 2") == [(2,)]
+            assert await connection.ask(b"SELECT %s::text, length(%s)", (large, large)) == [
+                (large, len(large))
+            ]
+            assert await connection.ask(b"SELECT 1 WHERE %s", (False,)) == []
+        assert connection.is_idle
+
+
+async def test_a_deferred_rule_that_is_broken_at_the_commit_is_an_error(counted: Counted) -> None:
+    """The server has said that the statement was done before it commits."""
+    async with counted.pool.connection() as connection:
+        await connection.ask(b"CREATE TEMP TABLE once (n integer UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+        await connection.ask(b"INSERT INTO once VALUES (%s)", (1,))
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            await connection.ask(b"INSERT INTO once VALUES (%s)", (1,))
+        assert await connection.ask(b"SELECT count(*) FROM once") == [(1,)]
+
+
+async def test_what_nobody_waits_for_is_cancelled_on_the_server(counted: Counted) -> None:
+    """Else one that waits for a lock would be done long after its caller has gone, and hold a connection until then."""
+    sleeping = asyncio.create_task(counted.ask("SELECT 'cancelled' FROM pg_sleep(60)"))
+
+    async def is_running() -> bool:
+        found = await counted.ask(
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND state = 'active'"
+        )
+        return int(found[0]) > 1  # this one is another
+
+    await await_until(is_running)
+    sleeping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sleeping
+    await await_until(lambda: _not(is_running()))
+
+
+async def _not(answer: Awaitable[bool]) -> bool:
+    return not await answer
 
 
 async def test_what_nobody_uses_is_let_go(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,8 +167,8 @@ async def test_what_is_old_is_replaced(counted: Counted, monkeypatch: pytest.Mon
 async def test_what_is_in_use_at_the_end_is_let_go_when_it_comes_back(counted: Counted) -> None:
     async with counted.pool.connection() as connection:
         counted.pool.close()
-        await connection.execute("SELECT 1")
-    assert connection.closed
+        await connection.ask(b"SELECT 1")
+    assert connection.is_closed
 
 
 async def test_a_connection_that_cannot_be_set_up_is_let_go(

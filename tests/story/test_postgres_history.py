@@ -9,7 +9,7 @@ import pytest
 
 from nightcrew.engine import Verb
 from nightcrew.engines.postgres import PostgresEngine
-from nightcrew.engines.postgres_link import Address
+from nightcrew.engines.postgres_address import Address
 from nightcrew.testing.conformance.stage import Hand, ManualClock, Store, a_job, failed, put, seen, won
 
 pytestmark = pytest.mark.postgres

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from nightcrew.engines.postgres import RESCAN, PostgresEngine, enqueue_arguments
-from nightcrew.engines.postgres_link import Address
+from nightcrew.engines.postgres_address import Address
 from nightcrew.testing.conformance.stage import Hand, a_job, failed, put, returned, won
 from tests.waiting import await_until
 

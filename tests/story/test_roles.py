@@ -14,7 +14,7 @@ from psycopg import errors, sql
 
 from nightcrew import Nightcrew
 from nightcrew.engines import postgres_schema
-from nightcrew.engines.postgres_link import Address
+from nightcrew.engines.postgres_address import Address
 from nightcrew.errors import EngineError, SchemaError
 from tests.parts import ROOT
 from tests.servers.roles import Logins, as_user, logins, make_roles, make_store, plain

@@ -41,10 +41,11 @@ from nightcrew.engine import (
 )
 from nightcrew.engines import postgres_schema as schema
 from nightcrew.engines import postgres_tallies
+from nightcrew.engines.postgres_address import Address, closed
 from nightcrew.engines.postgres_documents import Documents
 from nightcrew.engines.postgres_failures import failures
 from nightcrew.engines.postgres_joining import Joining
-from nightcrew.engines.postgres_link import Address, Bell, Doubles, Link, Listener, Unsure, closed
+from nightcrew.engines.postgres_link import Bell, Doubles, Link, Listener, Unsure
 from nightcrew.engines.postgres_look import Look
 from nightcrew.engines.postgres_upkeep import Upkeep, granted
 from nightcrew.errors import EngineError, LimitExceeded

@@ -18,7 +18,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from nightcrew.engines import postgres_schema as schema
-from nightcrew.engines.postgres_link import Address, engine_error
+from nightcrew.engines.postgres_address import Address, engine_error
 from nightcrew.errors import SchemaError
 from nightcrew.health import Examination, Finding, Severity
 

@@ -1,4 +1,4 @@
-"""The way to the PostgreSQL server: connections, what its errors mean, and hints by NOTIFY.
+"""The way to the PostgreSQL server: connections, calls by them, and hints by NOTIFY.
 
 Every call is one statement that calls one function of the schema, in a transaction of its own. Most may be repeated and
 then answer what is true, so after a connection that broke they are simply made again. A claim and a sweep may not: the first
@@ -9,33 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import random
+import re
 import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar, cast
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from functools import lru_cache
+from typing import Any, TypeGuard, TypeVar, cast
 
 import psycopg
 from psycopg import AsyncConnection, errors
-from psycopg.adapt import Dumper
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.pq import Format, TransactionStatus
+from psycopg.adapt import Dumper, PyFormat, Transformer
+from psycopg.errors import error_from_result
+from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, Format, TransactionStatus
+from psycopg.pq.abc import PGresult
 from psycopg.sql import SQL, Identifier
 
 from nightcrew.engine import Topic
-from nightcrew.errors import (
-    ConfigurationError,
-    EngineBusy,
-    EngineClosed,
-    EngineError,
-    LeaseLost,
-    SchemaError,
-    StorageFull,
-)
+from nightcrew.engines.postgres_address import Address, engine_error, first_line
+from nightcrew.errors import EngineError
 
 T = TypeVar("T")
 
@@ -47,19 +43,12 @@ IDLE = 600.0
 """Seconds after which a connection that nobody has used is let go."""
 LIFETIME = 3_600.0
 """Seconds after which one is replaced: so that load finds its way to a server that has come back."""
+CANCELLING = 5.0
+"""Seconds to wait for the server to take the cancelling of a call that nobody waits for any more."""
 PATIENCE = 20.0
 """Seconds to go on trying to reach a server that has gone away."""
 CALL_TIMEOUT = 60.0
 """Seconds one call may take: a half-open connection must not hold a caller for ever."""
-SETTINGS = {
-    "connect_timeout": "10",
-    "keepalives_idle": "15",
-    "keepalives_interval": "5",
-    "keepalives_count": "3",
-    "tcp_user_timeout": "20000",
-}
-"""How long a dead peer is believed in. What the URL says comes first."""
-
 _GONE = (errors.AdminShutdown, errors.CrashShutdown, errors.CannotConnectNow, errors.TooManyConnections)
 _AGAIN = (
     errors.SerializationFailure,
@@ -67,99 +56,6 @@ _AGAIN = (
     errors.ReadOnlySqlTransaction,
     errors.IdleSessionTimeout,
 )
-
-
-class Address:
-    """What a URL says: where the server is, the schema, and whether a transaction pooler is in between."""
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        self.schema = options.pop("schema", "nightcrew")
-        pooler = options.pop("pooler", "")
-        if not self.schema.isidentifier() or not self.schema.islower() or len(self.schema) > 40:
-            raise ConfigurationError(
-                f"expected `schema` as a short name in lower case such as nightcrew, got {self.schema!r}"
-            )
-        if pooler not in ("", "transaction"):
-            raise ConfigurationError(f'expected `pooler` to be "transaction" or absent, got {pooler!r}')
-        self.is_pooled = pooler == "transaction"
-        plain = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(options, quote_via=quote), ""))
-        try:
-            given = conninfo_to_dict(plain)
-        except psycopg.ProgrammingError as error:
-            raise ConfigurationError(
-                f"expected postgresql://user:password@host:port/database, got one that is none: {error}"
-            ) from None
-        self.conninfo = make_conninfo("", **{**SETTINGS, "application_name": "nightcrew", **given})
-        """With the password: never to be shown."""
-        self.name = f"{given.get('host', 'localhost')}:{given.get('port', '5432')}/{given.get('dbname', '')}"
-        self.quoted = Identifier(self.schema).as_string()
-        self.channel = f"nightcrew_{self.schema}"
-
-    async def connect(self) -> AsyncConnection[Any]:
-        """A connection of its own. Raises `EngineError` or a kind of it."""
-        try:
-            return await AsyncConnection.connect(self.conninfo, autocommit=True, **self.ways())
-        except psycopg.Error as error:
-            raise engine_error(error, self) from error
-
-    def ways(self) -> dict[str, Any]:
-        """Behind a transaction pooler the next statement may meet another session: nothing is prepared."""
-        return {"prepare_threshold": None if self.is_pooled else 2}
-
-
-def engine_error(error: Exception, address: Address) -> EngineError | LeaseLost:
-    """The typed error for what the server said."""
-    where = f"the PostgreSQL server at {address.name}"
-    if isinstance(error, psycopg.Error) and error.sqlstate == "NC001":
-        text = error.diag.message_primary or "this worker is unknown"
-        return LeaseLost(f"{text}: its jobs are others' now; register as a new worker")
-    match error:
-        case errors.DiskFull() | errors.OutOfMemory():
-            return StorageFull(f"no space is left on {where}: nothing was written; free some and try again")
-        case errors.ReadOnlySqlTransaction():
-            return EngineBusy(
-                f"{where} takes no writes (a standby, or set to read only): nothing was written; "
-                "give the address of the primary, or wait until it takes over"
-            )
-        case errors.UndefinedTable() | errors.UndefinedFunction() | errors.InvalidSchemaName():
-            return SchemaError(
-                f"the schema {address.schema} on {where} is missing or of another version "
-                f"({_first_line(error)}); run `nightcrew migrate`"
-            )
-        case errors.InsufficientPrivilege():
-            return SchemaError(
-                f"this user may not do that on {where} ({_first_line(error)}); "
-                "grant it one of the roles that `nightcrew migrate --roles` makes"
-            )
-        case (
-            errors.InvalidPassword()
-            | errors.InvalidAuthorizationSpecification()
-            | errors.InvalidCatalogName()
-        ):
-            return EngineError(f"{where} refuses us: {_first_line(error)}; check user, password and database")
-        case (
-            errors.DataError()
-            | errors.IntegrityError()
-            | psycopg.DataError()
-            | psycopg.IntegrityError()
-            | UnicodeError()
-        ):
-            return EngineError(
-                f"this breaks a rule of the store ({_first_line(error)}): nothing was written; "
-                "enqueue it through a task, and store text that is text"
-            )
-        case TimeoutError():
-            return EngineBusy(
-                f"{where} did not answer in time; see that it runs and has connections left, and try again"
-            )
-        case _:
-            return EngineError(f"{where} cannot be used: {_first_line(error)} ({type(error).__name__})")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _is_passing(error: Exception) -> bool:
@@ -170,8 +66,160 @@ def _is_passing(error: Exception) -> bool:
     return isinstance(error, psycopg.OperationalError) and error.sqlstate is None
 
 
-class Unsure(Exception):
-    """The connection broke, or the time was up: whether the call was done, or yet may be, nobody knows."""
+# --- connections ------------------------------------------------------------------------------------
+
+_PLACE = re.compile(rb"%([sb%])")
+_FORMATS = {b"s": PyFormat.AUTO, b"b": PyFormat.BINARY}
+
+
+@lru_cache(maxsize=1_000)
+def _numbered(statement: bytes) -> tuple[bytes, tuple[PyFormat, ...]]:
+    """A statement with the server's own placeholders, and the formats in which they are sent."""
+    formats: list[PyFormat] = []
+
+    def number(found: re.Match[bytes]) -> bytes:
+        if found[1] == b"%":
+            return b"%"
+        formats.append(_FORMATS[found[1]])
+        return b"$%d" % len(formats)
+
+    return _PLACE.sub(number, statement), tuple(formats)
+
+
+class Connection:
+    """One of the driver's, and calls by it without a cursor and without the driver's way to wait.
+
+    Those take four times the processor time of the rest, and more than the server needs for most of our calls. What is
+    sent and what is returned is converted as the driver does it. From now on it is used by `ask` alone, on this loop.
+    """
+
+    def __init__(self, driver: AsyncConnection[Any]) -> None:
+        self._driver = driver
+        self._pgconn = driver.pgconn
+        self._names: dict[tuple[bytes, tuple[int, ...]], bytes] = {}
+        """Of what is prepared; empty for what was used once."""
+        self._numbers = itertools.count()
+        self._answered: asyncio.Future[None] | None = None
+        self._results: list[PGresult] = []
+        self._loop = asyncio.get_running_loop()
+        self._socket = self._pgconn.socket
+        self._is_writing = False
+        self._loop.add_reader(self._socket, self._go_on)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it can be used no more."""
+        return self._socket < 0 or self._driver.closed
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it takes a call, outside of any transaction."""
+        return self._pgconn.transaction_status == TransactionStatus.IDLE
+
+    def finish(self) -> None:
+        """Let it go at once. What is under way on the server goes on there."""
+        self._forget_socket()
+        self._pgconn.finish()
+
+    async def ask(self, statement: bytes, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement, with ``%s`` or ``%b`` for each parameter; without any, it may be several.
+
+        Returns the rows of the last. Raises `psycopg.Error`. A call that is cancelled leaves the connection in use: it
+        is not for another one.
+        """
+        if self.is_closed:
+            raise psycopg.OperationalError("the connection is lost")
+        text, formats = _numbered(statement)
+        transformer = Transformer(self._driver)
+        values = transformer.dump_sequence(parameters, formats)
+        types = transformer.types or ()
+        if not formats:
+            self._pgconn.send_query(text)
+        elif name := await self._prepared(text, types):
+            self._pgconn.send_query_prepared(name, values, transformer.formats)
+        else:
+            self._pgconn.send_query_params(text, values, types, transformer.formats)
+        rows: list[tuple[Any, ...]] = []
+        for result in await self._answers():
+            if result.status == ExecStatus.TUPLES_OK:
+                transformer.set_pgresult(result)
+                rows = transformer.load_rows(0, result.ntuples, tuple)
+        return rows
+
+    async def _prepared(self, text: bytes, types: tuple[int, ...]) -> bytes:
+        """The name under which it is prepared, which it is when it is used again."""
+        if self._driver.prepare_threshold is None:
+            return b""
+        name = self._names.get((text, types))
+        if name is None:
+            self._names[text, types] = b""
+        elif not name:
+            name = b"nightcrew_%d" % next(self._numbers)
+            self._pgconn.send_prepare(name, text, types)
+            await self._answers()
+            self._names[text, types] = name
+        return name or b""
+
+    async def _answers(self) -> list[PGresult]:
+        """All that the server answers to what was sent; it takes the next then. Raises `psycopg.Error`."""
+        self._results = []
+        self._answered = self._loop.create_future()
+        try:
+            if self._pgconn.flush():
+                self._loop.add_writer(self._socket, self._go_on)
+                self._is_writing = True
+            await self._answered
+        except asyncio.CancelledError:
+            # The server would go on with it, and perhaps wait for a lock, long after the connection is gone.
+            with contextlib.suppress(psycopg.Error):
+                await self._driver.cancel_safe(timeout=CANCELLING)
+            raise
+        finally:
+            self._answered = None
+        for result in self._results:
+            if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+                raise self._error(result)
+        return self._results
+
+    def _go_on(self) -> None:
+        """Take what has come, and send what could not be sent."""
+        try:
+            self._pgconn.consume_input()
+            if self._is_writing and self._pgconn.flush() == 0:
+                self._loop.remove_writer(self._socket)
+                self._is_writing = False
+        except psycopg.Error as error:
+            self._forget_socket()
+            if self._is_awaited(self._answered):
+                self._answered.set_exception(error)
+            return
+        if not self._is_awaited(self._answered):
+            return
+        # One after another: the last comes after the commit.
+        while not self._pgconn.is_busy():
+            result = self._pgconn.get_result()
+            if result is None:
+                self._answered.set_result(None)
+                break
+            self._results.append(result)
+        if self._pgconn.status != ConnStatus.OK:
+            self._forget_socket()
+
+    @staticmethod
+    def _is_awaited(answered: asyncio.Future[None] | None) -> TypeGuard[asyncio.Future[None]]:
+        return answered is not None and not answered.done()
+
+    def _forget_socket(self) -> None:
+        # Before it is closed, or at once when the driver has: its number may be another's in a moment.
+        if self._socket >= 0 and not self._loop.is_closed():
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+        self._socket = -1
+
+    def _error(self, result: PGresult) -> psycopg.Error:
+        if result.error_field(DiagnosticField.SQLSTATE) is None:  # it is not the server that speaks
+            return psycopg.OperationalError(result.get_error_message())
+        return error_from_result(result, self._driver.info.encoding)
 
 
 class Doubles(tuple[float | None, ...]):
@@ -210,23 +258,22 @@ class Pool:
     a program that ends without closing its app waits for them for ever.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[AsyncConnection[Any]]]) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
         self._connect = connect
         self._room = asyncio.Semaphore(CONNECTIONS)
-        self._free: list[tuple[float, AsyncConnection[Any]]] = []
+        self._free: list[tuple[float, Connection]] = []
         """Those that nobody uses, and since when; the one used last is taken first, so that the others can go."""
-        self._ends: dict[AsyncConnection[Any], float] = {}
+        self._ends: dict[Connection, float] = {}
         """All of them, and when each is to be replaced."""
         self._closed = False
         self._shedding: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[AsyncConnection[Any]]:
+    async def connection(self) -> AsyncIterator[Connection]:
         """One that is the caller's alone. Raises what connecting raises."""
         async with self._room:
-            if self._free:
-                _, connection = self._free.pop()
-            else:
+            connection = self._take()
+            if connection is None:
                 connection = await self._connect()
                 self._ends[connection] = time.monotonic() + LIFETIME * random.uniform(0.9, 1.1)  # noqa: S311
             try:
@@ -234,16 +281,20 @@ class Pool:
             finally:
                 self._take_back(connection)
 
-    def _take_back(self, connection: AsyncConnection[Any]) -> None:
+    def _take(self) -> Connection | None:
+        while self._free:
+            _, connection = self._free.pop()
+            if not connection.is_closed:
+                return connection
+            self._drop(connection)
+        return None
+
+    def _take_back(self, connection: Connection) -> None:
         now = time.monotonic()
-        if connection.closed:
+        if connection.is_closed:
             # Perhaps the server has gone: then each of the others would cost a call a failure.
             self._shed(0.0)
-        if (
-            self._closed
-            or now > self._ends[connection]
-            or connection.pgconn.transaction_status != TransactionStatus.IDLE
-        ):
+        if self._closed or now > self._ends[connection] or not connection.is_idle:
             self._drop(connection)
             return
         self._free.append((now, connection))
@@ -264,9 +315,9 @@ class Pool:
                 self._drop(connection)
         self._free = kept
 
-    def _drop(self, connection: AsyncConnection[Any]) -> None:
+    def _drop(self, connection: Connection) -> None:
         del self._ends[connection]
-        connection.pgconn.finish()
+        connection.finish()
 
     def close(self) -> None:
         """Let those go that nobody uses, and the others once they come back."""
@@ -281,6 +332,13 @@ class Pool:
             self._drop(connection)
 
 
+# --- calls ------------------------------------------------------------------------------------------
+
+
+class Unsure(Exception):
+    """The connection broke, or the time was up: whether the call was done, or yet may be, nobody knows."""
+
+
 class Link:
     """Connections to one server, on the loop that opened it, and calls by way of them."""
 
@@ -290,20 +348,18 @@ class Link:
         self._statements: dict[str, bytes] = {}
         self._pool = Pool(self._connected)
 
-    async def _connected(self) -> AsyncConnection[Any]:
-        connection = await AsyncConnection.connect(
-            self.address.conninfo, autocommit=True, **self.address.ways()
-        )
+    async def _connected(self) -> Connection:
+        driver = await AsyncConnection.connect(self.address.conninfo, autocommit=True, **self.address.ways())
         try:
-            connection.adapters.register_dumper(Doubles, _DoublesDumper)
+            driver.adapters.register_dumper(Doubles, _DoublesDumper)
             if not self.address.is_pooled:
                 # To compile a statement takes ten times what it takes to run one of ours. (Not as an option of the
                 # connection: a pooler that nobody told us of would refuse it.)
-                await connection.execute("SET jit = off")
+                await driver.execute("SET jit = off")
         except BaseException:
-            connection.pgconn.finish()
+            driver.pgconn.finish()
             raise
-        return connection
+        return Connection(driver)
 
     @property
     def is_here(self) -> bool:
@@ -326,10 +382,9 @@ class Link:
         once: it may not be repeated. Raises `Unsure` when it may have been done or not.
         """
 
-        async def run(connection: AsyncConnection[Any]) -> list[tuple[Any, ...]]:
+        async def run(connection: Connection) -> list[tuple[Any, ...]]:
             try:
-                cursor = await connection.execute(statement, parameters)
-                return await cursor.fetchall() if cursor.description else []
+                return await connection.ask(statement, parameters)
             except (psycopg.Error, TimeoutError) as error:
                 if once and _is_passing(error):
                     raise Unsure from error
@@ -347,21 +402,19 @@ class Link:
     async def look(self, statements: Sequence[tuple[bytes, Sequence[Any]]]) -> list[list[tuple[Any, ...]]]:
         """Run reading statements in one moment."""
 
-        async def run(connection: AsyncConnection[Any]) -> list[list[tuple[Any, ...]]]:
-            async with connection.transaction():
-                # All that is looked at is reached by an index; a table that was small when a plan was made may grow.
-                await connection.execute(
-                    "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL enable_seqscan = off;"
-                    " SET LOCAL jit = off; SET LOCAL plan_cache_mode = force_generic_plan"
-                )
-                return [
-                    await (await connection.execute(statement, parameters)).fetchall()
-                    for statement, parameters in statements
-                ]
+        async def run(connection: Connection) -> list[list[tuple[Any, ...]]]:
+            # All that is looked at is reached by an index; a table that was small when a plan was made may grow.
+            await connection.ask(
+                b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL enable_seqscan = off;"
+                b" SET LOCAL jit = off; SET LOCAL plan_cache_mode = force_generic_plan"
+            )
+            found = [await connection.ask(statement, parameters) for statement, parameters in statements]
+            await connection.ask(b"COMMIT")
+            return found
 
         return await self._patiently(run)
 
-    async def _patiently(self, run: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
+    async def _patiently(self, run: Callable[[Connection], Awaitable[T]]) -> T:
         give_up = time.monotonic() + PATIENCE
         pause = 0.02
         while True:
@@ -371,7 +424,7 @@ class Link:
             except (psycopg.Error, TimeoutError, UnicodeError) as error:
                 if not _is_passing(error) or time.monotonic() > give_up:
                     raise engine_error(error, self.address) from error
-                logger.info("%s; trying again", _first_line(error))
+                logger.info("%s; trying again", first_line(error))
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - not all at once
             pause = min(pause * 2, 1.0)
 
@@ -499,7 +552,7 @@ class Bell:
                             if token != self._token:  # ours have heard it at once
                                 self._ring_ours(set(letters))
             except (psycopg.Error, EngineError) as error:
-                logger.info("%s; listening again in a moment", _first_line(error))
+                logger.info("%s; listening again in a moment", first_line(error))
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311
             pause = min(pause * 2, 5.0)
 
@@ -518,10 +571,3 @@ class Bell:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
         self._sending = self._listening = None
-
-
-def closed(address: Address) -> EngineClosed:
-    """What a call on an engine that is not open gets."""
-    return EngineClosed(
-        f"the engine on {address.name} is not open in this process; open it with `await engine.open()`"
-    )

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from nightcrew.engines import postgres_schema as schema
-from nightcrew.engines.postgres_link import Address, engine_error
+from nightcrew.engines.postgres_address import Address, engine_error
 from nightcrew.errors import EngineError
 from nightcrew.failures import fingerprint
 from nightcrew.job import ErrorInfo, Outcome

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nightcrew.engines import postgres_schema as schema
-from nightcrew.engines.postgres_link import Address
+from nightcrew.engines.postgres_address import Address
 from nightcrew.errors import EngineError
 
 _MAY_LOOK = "SELECT coalesce(has_schema_privilege(to_regnamespace(%s)::oid, 'USAGE'), true)"

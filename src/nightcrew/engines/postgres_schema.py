@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection, errors
 
-from nightcrew.engines.postgres_link import Address, engine_error
+from nightcrew.engines.postgres_address import Address, engine_error
 from nightcrew.errors import SchemaError
 
 _GRANTS, _ROLES = "postgres_grants.sql", "postgres_roles.sql"

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import msgspec
 
@@ -30,16 +30,32 @@ from benchmarks.place import ROOT, Stuck, temporary_place
 from benchmarks.report import Report, Section, print_section, print_targets, write_into
 
 PAGE = ROOT / "docs" / "benchmarks.md"
-PICTURE = ROOT / "docs" / "compare.svg"
-COMMAND = "./run compare --write"
 
 PARTS: dict[str, Callable[[Field, Report, Amount], None]] = {
     "verbs": rounds.measure,
     "processes": lasting.processes,
+    "pgbouncer": lasting.behind,
     "history": lasting.history,
     "pinned": lasting.pinned,
-    "pgbouncer": lasting.behind,
 }
+
+
+class Half(NamedTuple):
+    """What is measured, printed and kept together: each half takes most of an hour."""
+
+    parts: tuple[str, ...]
+    picture: Path
+
+    @property
+    def command(self) -> str:
+        """What shows it again; its results have their place in the page under this."""
+        return f"./run compare --only {','.join(self.parts)} --write"
+
+
+HALVES = (
+    Half(("verbs", "processes", "pgbouncer"), ROOT / "docs" / "compare.svg"),
+    Half(("history", "pinned"), ROOT / "docs" / "compare-lasting.svg"),
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -57,30 +73,47 @@ def main(argv: Sequence[str]) -> int:
         facts = {
             name: value for name, value in machine.facts(place.folder, "").items() if name != "sqlite"
         } | ground.facts()
-        report = Report(", ".join(f"{name} {value}" for name, value in facts.items()), facts)
+        about = ", ".join(f"{name} {value}" for name, value in facts.items())
+        whole = Report(about, facts)
         for name, value in facts.items():
             print(f"  {name:<28} {value}")
         contestants, program = _contestants(chosen)
         field = Field(place, ground, contestants, program)
         try:
-            for name in chosen.only or list(PARTS):
-                known = len(report.sections)
-                PARTS[name](field, report, amount)
-                report.sections[known:] = [
-                    section for section in report.sections[known:] if section.figures or section.notes
-                ]
-                for section in report.sections[known:]:
-                    print_section(section)
+            for half in HALVES:
+                parts = [name for name in half.parts if name in (chosen.only or PARTS)]
+                if parts:
+                    report = Report(about, facts)
+                    _measure(field, report, amount, parts)
+                    finish(field, report, half if chosen.write else None)
+                    whole.sections += report.sections
+                    whole.targets += report.targets
         except Stuck as error:
             print(f"\n{error}", file=sys.stderr)
             return 1
-        finish(field, report, chosen)
+        if chosen.json:
+            chosen.json.write_text(whole.as_json() + "\n")
+        if chosen.svg:
+            chosen.svg.write_text(
+                as_svg(pictured(field, whole), lasting.trends(field, whole), about), "utf-8"
+            )
     print(f"in all {time.monotonic() - began:.0f} s")
     return 0
 
 
-def finish(field: Field, report: Report, chosen: argparse.Namespace) -> None:
-    """Print the rest, and write what was asked for."""
+def _measure(field: Field, report: Report, amount: Amount, parts: Iterable[str]) -> None:
+    for name in parts:
+        known = len(report.sections)
+        PARTS[name](field, report, amount)
+        report.sections[known:] = [
+            section for section in report.sections[known:] if section.figures or section.notes
+        ]
+        for section in report.sections[known:]:
+            print_section(section)
+
+
+def finish(field: Field, report: Report, half: Half | None) -> None:
+    """Print the rest, and put it into the page as a half of it if that is asked for."""
     panels, trends = pictured(field, report), lasting.trends(field, report)
     for panel in panels:
         print(as_text(panel))
@@ -91,12 +124,11 @@ def finish(field: Field, report: Report, chosen: argparse.Namespace) -> None:
         rounds.hold_to_targets(field, report)
     if report.targets:
         print_targets(report.targets)
-    if chosen.json:
-        chosen.json.write_text(report.as_json() + "\n")
-    if chosen.svg or chosen.write:
-        (chosen.svg or PICTURE).write_text(as_svg(panels, trends, report.machine), encoding="utf-8")
-    if chosen.write:
-        write_into(PAGE, report, COMMAND, f"![The same as bars]({PICTURE.name})\n\n{promises(field)}")
+    if half:
+        half.picture.write_text(as_svg(panels, trends, report.machine), encoding="utf-8")
+        write_into(
+            PAGE, report, half.command, f"![The same, drawn]({half.picture.name})\n\n{promises(field)}"
+        )
 
 
 def promises(field: Field) -> str:

@@ -42,7 +42,7 @@ class Amount(Struct, frozen=True):
     """Seconds for which a snapshot is pinned."""
 
 
-FULL = Amount(5, 1.0, 300, 20, 5, 4.0, 6.0, 5_000_000, 600.0)
+FULL = Amount(5, 1.0, 600, 50, 20, 4.0, 6.0, 5_000_000, 600.0)
 QUICK = Amount(1, 0.02, 20, 1, 1, 0.5, 1.0, 20_000, 10.0)
 
 REDIS_ROUNDS = 3

@@ -16,7 +16,7 @@ from typing import Any, cast
 import pytest
 
 from benchmarks.compare import peering
-from benchmarks.compare.command import COMMAND, PAGE, PARTS, main, promises
+from benchmarks.compare.command import HALVES, PAGE, PARTS, main, promises
 from benchmarks.compare.contestants import BY_NAME, NIGHTCREW, POSTGRES, REDIS
 from benchmarks.compare.environments import LOCKS, Missing, find_python, versions
 from benchmarks.compare.picture import Bar, Line, Panel, Trend, as_svg, as_text, trend_as_text
@@ -161,7 +161,9 @@ def test_bars_are_drawn_for_terminal_and_page() -> None:
 
 def test_the_page_has_the_place_that_results_go_to() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert f"<!-- results: {COMMAND} -->" in text
+    for half in HALVES:
+        assert f"<!-- results: {half.command} -->" in text
+    assert [part for half in HALVES for part in half.parts] == list(PARTS)
     assert "<!-- end of results -->" in text
 
 

@@ -26,10 +26,9 @@ ENGINES = ("sqlite", "postgres")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep PostgreSQL's server for the whole run: here, in the process that all of its others come from."""
+    # As a shell starts what it runs in the background, or `nohup`.
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
-        if (
-            signal.getsignal(number) is signal.SIG_IGN
-        ):  # as a shell starts what it runs in the background, or `nohup`
+        if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     if not hasattr(config, "workerinput"):
         keeper = Keeper()

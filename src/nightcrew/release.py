@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 
 
 @cache
 def release() -> str:
     """The installed version; empty in a checkout that is not installed."""
+    # Over a megabyte of modules, which a supervisor never needs.
+    from importlib import metadata  # noqa: PLC0415
+
     try:
-        return version("nightcrew")
-    except PackageNotFoundError:
+        return metadata.version("nightcrew")
+    except metadata.PackageNotFoundError:
         return ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import importlib.metadata
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import (
@@ -26,6 +25,7 @@ from nightcrew.context import Context
 from nightcrew.errors import Snooze
 from nightcrew.job import Extras, NewJob
 from nightcrew.options import exception_name
+from nightcrew.release import release
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Link, Span, Tracer, TracerProvider
@@ -218,4 +218,4 @@ def _tracer() -> Tracer | None:
 
 @functools.lru_cache(maxsize=2)
 def _tracer_of(provider: TracerProvider) -> Tracer:
-    return provider.get_tracer("nightcrew", importlib.metadata.version("nightcrew"), schema_url=SCHEMA)
+    return provider.get_tracer("nightcrew", release(), schema_url=SCHEMA)

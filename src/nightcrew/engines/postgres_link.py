@@ -171,8 +171,9 @@ class Connection:
             await self._answered
         except asyncio.CancelledError:
             # The server would go on with it, and perhaps wait for a lock, long after the connection is gone.
-            with contextlib.suppress(psycopg.Error):
-                await self._driver.cancel_safe(timeout=CANCELLING)
+            if self._pgconn.transaction_status == TransactionStatus.ACTIVE:
+                with contextlib.suppress(psycopg.Error):
+                    await self._driver.cancel_safe(timeout=CANCELLING)
             raise
         finally:
             self._answered = None

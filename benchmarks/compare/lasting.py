@@ -95,8 +95,10 @@ def history(field: Field, report: Report, amount: Amount) -> None:
         jobs = amount_of(contestant, amount)
         try:
             with field.fresh(contestant) as asking:
+                _warm(asking)
                 empty = _touched(field, asking, jobs, section, "empty")
             with field.fresh(contestant) as asking:
+                _warm(asking)  # some make their history of copies of what has run
                 began = time.monotonic()
                 asking.ask("grow", amount.history)
                 took = time.monotonic() - began
@@ -116,13 +118,14 @@ def history(field: Field, report: Report, amount: Amount) -> None:
                 )
 
 
+def _warm(asking: Asking) -> None:
+    asking.ask("fill", 200)
+    _drained(asking, 200, 1)
+
+
 def _touched(field: Field, asking: Asking, jobs: int, section: Section, ground: str) -> bool:
     """Drain, and count by what the server keeps of each statement; without that, only drain."""
     name = asking.contestant.title
-    asking.ask("fill", 200)
-    asking.turn()
-    with asking.working() as work, asking.asked("settle", 200, 1) as question:
-        question.answer(work)
     field.ground.settle(asking.url)
     before = _statements(field, asking)
     asking.ask("fill", jobs)

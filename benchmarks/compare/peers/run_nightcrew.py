@@ -78,7 +78,9 @@ class Client:
         """Copies of a job that has run, within the last hour: as if they all had."""
         async with await AsyncConnection.connect(peering.url(), autocommit=True) as connection:
             for first in range(1, jobs + 1, CHUNK):
-                await connection.execute(_GROW, (first, min(first + CHUNK - 1, jobs), 3_600_000 / jobs))
+                last = min(first + CHUNK - 1, jobs)
+                made = await connection.execute(_GROW, (first, last, 3_600_000 / jobs))
+                assert made.rowcount == last - first + 1, "there is no finished job to copy"
 
     async def batch(self) -> float:
         """How many jobs are settled together, on average."""

@@ -6,7 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import psycopg
@@ -15,7 +15,7 @@ from psycopg import AsyncConnection
 
 from nightcrew.engines import postgres_link
 from nightcrew.engines.postgres_address import Address
-from nightcrew.engines.postgres_link import CONNECTIONS, Connection, Link, Pool
+from nightcrew.engines.postgres_link import CONNECTIONS, PREPARED, Connection, Link, Pool
 from tests.parts import ROOT
 from tests.waiting import await_until
 
@@ -134,21 +134,27 @@ async def test_what_nobody_waits_for_is_cancelled_on_the_server(counted: Counted
     """Else one that waits for a lock would be done long after its caller has gone, and hold a connection until then."""
     sleeping = asyncio.create_task(counted.ask("SELECT 'cancelled' FROM pg_sleep(60)"))
 
-    async def is_running() -> bool:
-        found = await counted.ask(
-            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND state = 'active'"
+    async def are_asleep(count: int) -> bool:
+        [found] = await counted.ask(
+            "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND state = 'active'"
+            " AND query LIKE '%pg_sleep(60)%'"
         )
-        return int(found[0]) > 1  # this one is another
+        return bool(found == count)
 
-    await await_until(is_running)
+    await await_until(lambda: are_asleep(1))
     sleeping.cancel()
     with pytest.raises(asyncio.CancelledError):
         await sleeping
-    await await_until(lambda: _not(is_running()))
+    await await_until(lambda: are_asleep(0))
 
 
-async def _not(answer: Awaitable[bool]) -> bool:
-    return not await answer
+async def test_what_one_prepares_is_bounded(counted: Counted) -> None:
+    """Searches make statements of many shapes, and each that is prepared takes room on the server."""
+    async with counted.pool.connection() as connection:
+        for _ in range(3):
+            for n in range(PREPARED + 20):
+                assert await connection.ask(b"SELECT %d + %%s::integer" % n, (1,)) == [(n + 1,)]
+        assert await connection.ask(b"SELECT count(*) FROM pg_prepared_statements") == [(PREPARED,)]
 
 
 async def test_what_nobody_uses_is_let_go(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:

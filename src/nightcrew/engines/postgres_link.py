@@ -19,7 +19,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
-from typing import Any, TypeGuard, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import psycopg
 from psycopg import AsyncConnection, errors
@@ -43,6 +43,8 @@ IDLE = 600.0
 """Seconds after which a connection that nobody has used is let go."""
 LIFETIME = 3_600.0
 """Seconds after which one is replaced: so that load finds its way to a server that has come back."""
+PREPARED = 100
+"""Most statements that one connection prepares: each takes room on the server until the connection goes."""
 CANCELLING = 5.0
 """Seconds to wait for the server to take the cancelling of a call that nobody waits for any more."""
 PATIENCE = 20.0
@@ -152,7 +154,8 @@ class Connection:
             return b""
         name = self._names.get((text, types))
         if name is None:
-            self._names[text, types] = b""
+            if len(self._names) < PREPARED:
+                self._names[text, types] = b""
         elif not name:
             name = b"nightcrew_%d" % next(self._numbers)
             self._pgconn.send_prepare(name, text, types)
@@ -184,6 +187,9 @@ class Connection:
 
     def _go_on(self) -> None:
         """Take what has come, and send what could not be sent."""
+        answered = self._answered
+        if answered is not None and answered.done():  # cancelled
+            answered = None
         try:
             self._pgconn.consume_input()
             if self._is_writing and self._pgconn.flush() == 0:
@@ -191,24 +197,20 @@ class Connection:
                 self._is_writing = False
         except psycopg.Error as error:
             self._forget_socket()
-            if self._is_awaited(self._answered):
-                self._answered.set_exception(error)
+            if answered is not None:
+                answered.set_exception(error)
             return
-        if not self._is_awaited(self._answered):
+        if answered is None:
             return
         # One after another: the last comes after the commit.
         while not self._pgconn.is_busy():
             result = self._pgconn.get_result()
             if result is None:
-                self._answered.set_result(None)
+                answered.set_result(None)
                 break
             self._results.append(result)
         if self._pgconn.status != ConnStatus.OK:
             self._forget_socket()
-
-    @staticmethod
-    def _is_awaited(answered: asyncio.Future[None] | None) -> TypeGuard[asyncio.Future[None]]:
-        return answered is not None and not answered.done()
 
     def _forget_socket(self) -> None:
         # Before it is closed, or at once when the driver has: its number may be another's in a moment.

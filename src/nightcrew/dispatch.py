@@ -32,8 +32,8 @@ from nightcrew.slots import BATCH, MAX_UNSETTLED, POLL, POLL_DEAF, POLL_IDLE, Sl
 logger = logging.getLogger("nightcrew.worker")
 
 FLUSH_AFTER, FLUSH_AT, TICK = 0.010, 500, 0.5
-TURN = 0.005
-"""Seconds that jobs which never wait may hold the event loop before others get their turn."""
+TURN = 0.001
+"""Seconds that jobs which never wait may hold the event loop before others get their turn, also to fetch more."""
 
 _monotonic, _SUCCEEDED = time.monotonic, Outcome.SUCCEEDED
 
@@ -269,6 +269,8 @@ class Dispatcher:
                 if run.stop is not None:
                     return  # a cancellation may still be on its way to this task
                 if now - turn > TURN:
+                    if wanted(slots):
+                        self._nudge.set()  # the store works on the next batch while we work on this one
                     await asyncio.sleep(0)
                     now = turn = _monotonic()
         finally:

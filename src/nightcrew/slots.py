@@ -16,7 +16,7 @@ MAX_UNSETTLED = 2_048
 MAX_SPILLING = 64
 """Large results that may be on their way to the blob store; past that no further job is started."""
 MAX_PREFETCH = 1_024
-PREFETCH_SECONDS = 0.02
+PREFETCH_SECONDS = 0.05
 """A worker fetches ahead what it lately ran in that time: much of short jobs, nothing of long ones."""
 MEASURED_OVER = 0.02
 POLL = 1.0

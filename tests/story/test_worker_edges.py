@@ -490,6 +490,34 @@ async def test_a_busy_kind_does_not_keep_due_jobs_of_another_waiting(app: Nightc
         assert (await app.astats()).queues, "the others were still at it"
 
 
+async def test_the_next_batch_is_fetched_while_this_one_runs(
+    app: Nightcrew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the store and the worker would only ever take turns."""
+    fetched = ran = 0
+    ahead: list[int] = []
+    claim = app.engine.claim
+
+    @app.task
+    async def nothing() -> None:
+        nonlocal ran
+        ran += 1
+
+    async def counted(request: ClaimRequest) -> Claimed:
+        nonlocal fetched
+        ahead.append(fetched - ran)
+        claimed = await claim(request)
+        fetched += len(claimed.grants)
+        return claimed
+
+    monkeypatch.setattr(app.engine, "claim", counted)
+    await app.aenqueue_many(nothing.call() for _ in range(6_000))
+    async with working(app):
+        await await_until(lambda: ran == 6_000, PATIENCE)
+
+    assert any(ahead), "it always ran everything before it asked for more"
+
+
 # --- the ends of a worker -------------------------------------------------------------------------
 
 

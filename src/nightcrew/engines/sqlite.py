@@ -96,7 +96,8 @@ def _text(value: Any) -> str | None:
 _INSERT_JOB = (
     "INSERT OR IGNORE INTO job(seq, id, lane, priority, created_at, args, max_attempts, rerun, codec, extras)"
 )
-_JOB_ROW = "?,unhex(?,'-'),?,?,?,?,?,?,?,?"
+_JOB_ROW = "NULL,unhex(?,'-'),?,?,?,?,?,?,?,?"
+"""The file numbers them, one after the other."""
 _INSERT_READY = "INSERT INTO ready(stream, seq, fence, attempts, crashes, losses, ready_at)"
 _READY_FROM_JOBS = (
     f"{_INSERT_READY} SELECT lane << 8 | 100 - priority, seq, 0, 0, 0, 0, created_at FROM job WHERE seq >= ?"  # noqa: S608
@@ -111,33 +112,39 @@ def _key(job_id: str) -> bytes:
 
 def enqueue(db: Db, lanes: Lanes, bell: Bell, jobs: Sequence[NewJob], now: float) -> list[Enqueued]:
     """Write new jobs; leave alone those whose id is there already."""
-    first = db.execute("SELECT ifnull(max(seq), 0) + 1 FROM job").get
     bodies: list[Any] = []
     plain = True
     queue = task = None
     lane = 0
-    for seq, job in enumerate(jobs, first):
+    for job in jobs:
         if job.task is not task or job.queue is not queue:  # mostly it is the last one's
             queue, task = job.queue, job.task
             lane = lanes.id(db, queue, task)
-        bodies += (seq, job.id, lane, job.priority, now, job.args.decode())
+        bodies += (job.id, lane, job.priority, now, job.args.decode())
         bodies += (job.max_attempts, job.rerun_if_lost, job.codec, job.extras and _text(job.extras))
         if job.run_at is not None or job.delay is not None or job.blobs:
             plain = False
-    written = insert(db, _INSERT_JOB, 10, bodies, _JOB_ROW)
+    written = insert(db, _INSERT_JOB, 9, bodies, _JOB_ROW)
+    first = db.last_insert_rowid() - written + 1
     if plain and written == len(jobs):  # mostly: then what is ready can be read from what was just written
         db.execute(_READY_FROM_JOBS, (first,))
         bell.ring(Topic.READY)
         return [Enqueued.CREATED] * written
-    answers = [Enqueued.CREATED] * len(jobs)
+    numbers: Sequence[int | None] = range(first, first + written)
     if written < len(jobs):
-        answers = _which_existed(db, jobs, first)
+        new = dict(db.execute("SELECT id, seq FROM job WHERE seq >= ?", (first,))) if written else {}
+        # (Of two with one id in this call, the first was written.)
+        numbers = [new.pop(_key(job.id), None) for job in jobs]
+    answers: list[Enqueued] = []
     ready: list[Any] = []
     later: list[Any] = []
     blobs: list[Any] = []
-    for seq, (job, answer) in enumerate(zip(jobs, answers, strict=True), first):
-        if answer is Enqueued.EXISTING:
+    for job, seq in zip(jobs, numbers, strict=True):
+        if seq is None:
+            _check_existing(db, job)
+            answers.append(Enqueued.EXISTING)
             continue
+        answers.append(Enqueued.CREATED)
         stream = stream_of(lanes.id(db, job.queue, job.task), job.priority)
         due = job.run_at if job.delay is None else now + job.delay
         if due is None or due <= now:
@@ -154,18 +161,13 @@ def enqueue(db: Db, lanes: Lanes, bell: Bell, jobs: Sequence[NewJob], now: float
     return answers
 
 
-def _which_existed(db: Db, jobs: Sequence[NewJob], first: int) -> list[Enqueued]:
-    """Tell the rows that were ignored because their id was there from those that are not lawful."""
-    new = {row[0] for row in db.execute("SELECT seq FROM job WHERE seq >= ?", (first,))}
-    answers = []
-    for seq, job in enumerate(jobs, first):
-        if seq not in new and db.execute("SELECT 1 FROM job WHERE id = ?", (_key(job.id),)).get is None:
-            raise EngineError(
-                f"job {job.id} ({job.task}) breaks a rule of the store (arguments that are not JSON, or a "
-                "priority out of range): nothing was written; enqueue it through a task"
-            )
-        answers.append(Enqueued.CREATED if seq in new else Enqueued.EXISTING)
-    return answers
+def _check_existing(db: Db, job: NewJob) -> None:
+    """Tell a row that was ignored because its id was there from one that is not lawful."""
+    if db.execute("SELECT 1 FROM job WHERE id = ?", (_key(job.id),)).get is None:
+        raise EngineError(
+            f"job {job.id} ({job.task}) breaks a rule of the store (arguments that are not JSON, or a "
+            "priority out of range): nothing was written; enqueue it through a task"
+        )
 
 
 class ClaimCall(BearsLoss):

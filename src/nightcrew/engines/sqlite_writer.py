@@ -20,8 +20,7 @@ import tempfile
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -214,10 +213,8 @@ class WriteLock:
         names = (f"{path}-turn", f"{path}-lock")
         self._fds = [os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) for name in names]
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         if sys.platform == "win32":  # SQLite's own lock alone
-            yield
             return
         turn, lock = self._fds
         fcntl.flock(turn, fcntl.LOCK_EX)
@@ -225,10 +222,10 @@ class WriteLock:
             fcntl.flock(lock, fcntl.LOCK_EX)
         finally:
             fcntl.flock(turn, fcntl.LOCK_UN)
-        try:
-            yield
-        finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)
+
+    def __exit__(self, *_: object) -> None:
+        if sys.platform != "win32":
+            fcntl.flock(self._fds[1], fcntl.LOCK_UN)
 
     def close(self) -> None:
         for fd in self._fds:
@@ -351,9 +348,9 @@ class Writer:
             if group:
                 self._busy_since = group[0].asked_at
                 self._write(group)
-                # First the bell: a worker has further to go than the answer.
-                self._ring()
+                # First the answer, which takes no system call but one: to look who listens takes longer.
                 self._answer(group)
+                self._ring()
                 self._busy_since = None
             del taken, group
 
@@ -373,7 +370,7 @@ class Writer:
         db = self.db
         runs = [call.run for call in group]
         relaxed = all(isinstance(run, BearsLoss) for run in runs)
-        with self._lock.held():
+        with self._lock:
             try:
                 if relaxed:
                     db.execute("PRAGMA synchronous = NORMAL")

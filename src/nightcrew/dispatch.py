@@ -54,9 +54,8 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         self._app = app
         self._engine = app.engine
-        self._client, self._store = app.client, app.blob_store
-        self._worker = worker
-        self._queues = queues
+        self._client = app.client
+        self._worker, self._queues = worker, queues
         self._journal = journal
         self._variables = variables
         self._thread_lost = thread_lost
@@ -305,8 +304,7 @@ class Dispatcher:
         if run.kind == "thread" and run.stop is Outcome.CANCELLED and in_time and not self.holding:
             return  # a thread cannot be stopped: it ends in its own time, or at its deadline
         run.abandoned = True
-        slots = self._slots[run.kind]
-        grant = run.grant
+        slots, grant = self._slots[run.kind], run.grant
         logger.error("job %s (%s) does not stop (%s): it was left to itself", grant.id, grant.task, run.stop)
         self._ended(run, slots, run.told(None))
         slots.busy -= 1  # its slot goes to others

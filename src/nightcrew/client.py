@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
+from nightcrew import forks
 from nightcrew.connect import connect, connect_blobs
 from nightcrew.documents import Kind
 from nightcrew.engine import (
@@ -64,7 +65,7 @@ class AppClient:
         self.portal = Portal()
         self._engine: Engine | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid = os.getpid()
+        self._forks = forks.count
         self._inline = 0
         self._closed = False
         self._opening: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
@@ -100,16 +101,15 @@ class AppClient:
         return await self.hop(there)
 
     def _is_open_here(self) -> bool:
-        return (
-            self._engine is not None and self._loop is asyncio.get_running_loop() and self._pid == os.getpid()
-        )
+        here = self._loop is asyncio.get_running_loop() and self._forks == forks.count
+        return here and self._engine is not None
 
     # life
 
     @property
     def engine(self) -> Engine:
         """The open engine. Raises `EngineClosed`."""
-        if self._engine is None or self._pid != os.getpid():
+        if self._engine is None or self._forks != forks.count:
             raise EngineClosed(
                 "the app is not open; use `async with app:`, `with app:` or `app.open()` first"
             )
@@ -128,13 +128,13 @@ class AppClient:
         if awaited is not None:
             await awaited.stop()
         engine, self._engine = self._engine, None
-        if engine is not None and self._pid == os.getpid():
+        if engine is not None and self._forks == forks.count:
             await engine.close()
         await self.blob_store.close()
 
     def close_at_exit(self) -> None:
         """Close what the program forgot to: politeness, as everything accepted is durable already."""
-        if self._engine is None or self._pid != os.getpid() or self._loop is None:
+        if self._engine is None or self._forks != forks.count or self._loop is None:
             return
         # This late, thread pools take no more work, so an engine may fail to say goodbye.
         with contextlib.suppress(Exception):
@@ -159,7 +159,7 @@ class AppClient:
             await self._leave_former()
             engine = connect(self.url, self.blob_store)
             await engine.open()
-            self._engine, self._loop, self._pid = engine, loop, os.getpid()
+            self._engine, self._loop, self._forks = engine, loop, forks.count
             self._inline = engine.limits.inline_bytes
             self._awaited = Awaited(engine)
             return engine
@@ -169,7 +169,7 @@ class AppClient:
         engine, self._engine, self._awaited = self._engine, None, None
         if engine is None:
             return
-        if self._pid == os.getpid():
+        if self._forks == forks.count:
             await engine.close()
         else:
             # The parent's: closing it here, even by the garbage collector, could harm the file that

@@ -8,11 +8,11 @@ parent process of a fork, is forgotten, and the next verb makes a new one.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
+from nightcrew import forks
 from nightcrew.errors import ConfigurationError
 
 P = ParamSpec("P")
@@ -26,7 +26,7 @@ class Portal:
         self._forget()
 
     def _forget(self) -> None:
-        self._pid = os.getpid()
+        self._forks = forks.count
         self._lock = threading.Lock()
         self._home: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -34,7 +34,7 @@ class Portal:
     @property
     def is_own(self) -> bool:
         """Whether the home is a loop in a thread of the portal's own."""
-        return self._thread is not None and self._pid == os.getpid()
+        return self._thread is not None and self._forks == forks.count
 
     def call(
         self, verb: str, function: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs
@@ -74,7 +74,7 @@ class Portal:
         So that it may be called from anywhere, also by the garbage collector.
         """
         home = self._home
-        if home is not None and self._pid == os.getpid() and home.is_running():
+        if home is not None and self._forks == forks.count and home.is_running():
             asyncio.run_coroutine_threadsafe(function(), home)
 
     def leave(self) -> None:
@@ -82,7 +82,7 @@ class Portal:
         with self._lock:
             home, thread = self._home, self._thread
             self._home = self._thread = None
-        if self._pid != os.getpid() or home is None or thread is None:
+        if self._forks != forks.count or home is None or thread is None:
             return
         home.call_soon_threadsafe(home.stop)
         if thread is not threading.current_thread():
@@ -90,7 +90,7 @@ class Portal:
 
     def _settle(self, running: asyncio.AbstractEventLoop | None) -> asyncio.AbstractEventLoop:
         """The living home loop; if there is none, `running` or else a loop of our own becomes it."""
-        if self._pid != os.getpid():
+        if self._forks != forks.count:
             # A forked child: its parent's threads do not exist here, nor does its lock ever open.
             self._forget()
         with self._lock:

@@ -7,11 +7,12 @@ and which a few slow calls can fill.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
+
+from nightcrew import forks
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,7 +26,7 @@ class Threads:
         self._name = name
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
-        self._pid = 0
+        self._forks = -1
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a blocking function in one of the threads and await what it returns."""
@@ -34,15 +35,15 @@ class Threads:
     def stop(self) -> None:
         """Let the threads end; a later `run` starts new ones."""
         pool, self._pool = self._pool, None
-        if pool is not None and self._pid == os.getpid():
+        if pool is not None and self._forks == forks.count:
             pool.shutdown(wait=False)
 
     def _started(self) -> ThreadPoolExecutor:
-        if self._pid != os.getpid():
+        if self._forks != forks.count:
             self._lock = threading.Lock()  # the parent may have held the old one while forking
             self._pool = None
         with self._lock:
             if self._pool is None:
-                self._pid = os.getpid()
+                self._forks = forks.count
                 self._pool = ThreadPoolExecutor(self._size, thread_name_prefix=self._name)
             return self._pool

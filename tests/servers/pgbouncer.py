@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -97,7 +97,9 @@ logfile = {self.folder}/log
         assert self.process is not None
         if self.process.poll() is not None:
             raise ServerError(f"PgBouncer ended with code {self.process.returncode}:\n{end_of(self.log)}")
-        return os.path.exists(self.folder / f".s.PGSQL.{PORT}")
+        # Its socket is there a moment before it takes connections.
+        with socket.socket(socket.AF_UNIX) as client:
+            return client.connect_ex(str(self.folder / f".s.PGSQL.{PORT}")) == 0
 
     def close(self) -> None:
         """End it."""

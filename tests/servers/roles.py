@@ -14,6 +14,7 @@ from psycopg import sql
 from nightcrew.engines import postgres_schema as schema
 from nightcrew.engines.postgres import PostgresEngine
 from nightcrew.engines.postgres_address import Address
+from tests.servers.sharing import drop_schema
 
 
 def as_user(url: str, user: str, password: str) -> str:
@@ -73,7 +74,7 @@ class Logins:
         """Drop the schema, the logins and the roles."""
         with psycopg.connect(plain(self.url), autocommit=True) as db:
             db.execute("SET client_min_messages = warning")
-            db.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(self.schema)))
+            drop_schema(db, self.schema)
             names = [f"{self.schema}_{part}" for part in schema.ROLES]
             for name in [*map(self._name, schema.ROLES), *reversed(names)]:
                 db.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))

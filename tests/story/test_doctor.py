@@ -16,7 +16,6 @@ import apsw
 import psycopg
 import pytest
 from click.testing import CliRunner
-from psycopg import sql
 
 from nightcrew import Nightcrew
 from nightcrew.cli.doctor import dead_workers
@@ -35,6 +34,7 @@ from tests.parts import need, need_postgres_programs
 from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import Postgres, disguise
 from tests.servers.roles import logins, make_store, plain
+from tests.servers.sharing import drop_schema
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.postgres
@@ -64,7 +64,7 @@ def url(server: Postgres) -> Iterator[str]:
     yield url
     with psycopg.connect(server.url, autocommit=True) as db:
         db.execute("SET client_min_messages = warning")
-        db.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
+        drop_schema(db, schema)
 
 
 def examined(url: str, now: Any = time.time, **limits: Any) -> Examination:

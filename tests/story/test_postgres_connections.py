@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
@@ -15,7 +16,7 @@ from psycopg import AsyncConnection
 
 from nightcrew.engines import postgres_link
 from nightcrew.engines.postgres_address import Address
-from nightcrew.engines.postgres_link import CONNECTIONS, PREPARED, Connection, Link, Pool
+from nightcrew.engines.postgres_link import CONNECTIONS, PREPARED, Connection, Link, Pool, Unsure
 from tests.parts import ROOT
 from tests.waiting import await_until
 
@@ -38,8 +39,16 @@ class Counted:
     def open(self) -> int:
         return sum(not connection.is_closed for connection in self.made)
 
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[Connection]:
+        connection = await self.pool.take()
+        try:
+            yield connection
+        finally:
+            self.pool.take_back(connection)
+
     async def ask(self, text: str = "SELECT pg_backend_pid()") -> Any:
-        async with self.pool.connection() as connection:
+        async with self.one() as connection:
             [row] = await connection.ask(text.encode())
             return row
 
@@ -75,7 +84,7 @@ async def test_who_gives_up_waiting_takes_none_along(counted: Counted) -> None:
 
 
 async def test_what_comes_back_in_a_transaction_is_not_used_again(counted: Counted) -> None:
-    async with counted.pool.connection() as connection:
+    async with counted.one() as connection:
         await connection.ask(b"BEGIN")
     assert connection.is_closed
     await counted.ask()
@@ -105,7 +114,7 @@ async def test_what_breaks_while_nobody_uses_it_costs_no_call(counted: Counted) 
 async def test_one_call_after_another_is_made_whatever_came_of_it(counted: Counted) -> None:
     """Many rows, an error, several statements at once, text too large to be sent or answered in one go, and nothing."""
     large = "x" * 20_000_000
-    async with counted.pool.connection() as connection:
+    async with counted.one() as connection:
         for _ in range(3):  # as it comes, prepared, and once more
             rows = await connection.ask(b"SELECT n, %s::text FROM generate_series(1, 20000) n", ("a%s",))
             assert rows == [(n, "a%s") for n in range(1, 20_001)]
@@ -122,7 +131,7 @@ async def test_one_call_after_another_is_made_whatever_came_of_it(counted: Count
 
 async def test_a_deferred_rule_that_is_broken_at_the_commit_is_an_error(counted: Counted) -> None:
     """The server has said that the statement was done before it commits."""
-    async with counted.pool.connection() as connection:
+    async with counted.one() as connection:
         await connection.ask(b"CREATE TEMP TABLE once (n integer UNIQUE DEFERRABLE INITIALLY DEFERRED)")
         await connection.ask(b"INSERT INTO once VALUES (%s)", (1,))
         with pytest.raises(psycopg.errors.UniqueViolation):
@@ -148,9 +157,45 @@ async def test_what_nobody_waits_for_is_cancelled_on_the_server(counted: Counted
     await await_until(lambda: are_asleep(0))
 
 
+async def test_a_call_that_takes_too_long_is_given_up_and_cancelled(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when calls that took no time have gone before it: they have one timer."""
+    monkeypatch.setattr(postgres_link, "CALL_TIMEOUT", 0.3)
+    async with counted.one() as connection:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + 0.4
+        while loop.time() < until:  # longer than one call may take
+            assert await connection.ask(b"SELECT 1") == [(1,)]
+        began = loop.time()
+        with pytest.raises(TimeoutError):
+            await connection.ask(b"SELECT 'too long' FROM pg_sleep(60)")
+        assert loop.time() - began >= 0.25
+    assert connection.is_closed
+
+    async def is_gone() -> bool:
+        [found] = await counted.ask(
+            "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND state = 'active'"
+            " AND query LIKE '%too long%'"
+        )
+        return bool(found == 0)
+
+    await await_until(is_gone)
+
+
+async def test_a_claim_that_takes_too_long_is_not_simply_made_again(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_link, "CALL_TIMEOUT", 0.1)
+    link = Link(Address(postgres_url))
+    with pytest.raises(Unsure):
+        await link.call(b"SELECT 1 FROM pg_sleep(60)", once=True)
+    link.close()
+
+
 async def test_what_one_prepares_is_bounded(counted: Counted) -> None:
     """Searches make statements of many shapes, and each that is prepared takes room on the server."""
-    async with counted.pool.connection() as connection:
+    async with counted.one() as connection:
         for _ in range(3):
             for n in range(PREPARED + 20):
                 assert await connection.ask(b"SELECT %d + %%s::integer" % n, (1,)) == [(n + 1,)]
@@ -171,7 +216,7 @@ async def test_what_is_old_is_replaced(counted: Counted, monkeypatch: pytest.Mon
 
 
 async def test_what_is_in_use_at_the_end_is_let_go_when_it_comes_back(counted: Counted) -> None:
-    async with counted.pool.connection() as connection:
+    async with counted.one() as connection:
         counted.pool.close()
         await connection.ask(b"SELECT 1")
     assert connection.is_closed

@@ -8,7 +8,6 @@ transaction. Here is the way of a job, and from where a claim looks for one; `po
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -19,6 +18,7 @@ from uuid import UUID
 
 import msgspec
 
+from nightcrew import forks
 from nightcrew.documents import check_document, check_keys, check_limit, check_page
 from nightcrew.engine import (
     Changed,
@@ -93,46 +93,43 @@ class Clock(Protocol):
 # --- what is sent -----------------------------------------------------------------------------------
 
 
-def enqueue_arguments(jobs: Sequence[NewJob], moment: float | None) -> list[Any]:
-    """The arguments of the function `enqueue`. What many jobs have in common is sent once, as a shape."""
-    shapes: dict[tuple[Any, ...], int] = {}
-    of: list[int] = []
-    for job in jobs:
-        shape = (
-            job.queue,
-            job.task,
-            job.priority,
-            job.max_attempts,
-            job.rerun_if_lost,
-            job.codec,
-            _text(job.extras),
-            job.run_at,
-            job.delay,
-        )
-        of.append(shapes.setdefault(shape, len(shapes) + 1))
-    columns: list[list[Any]] = [list(column) for column in zip(*shapes, strict=True)]
-    labels = [_encode(task).decode() + "," + _encode(queue).decode() for queue, task, *_ in shapes]
-    ids = "{" + ",".join([job.id for job in jobs]) + "}"
-    kept = [(blob, job.id) for job in jobs for blob in job.blobs]
-    blobs, keepers = [blob for blob, _ in kept], "{" + ",".join([keeper for _, keeper in kept]) + "}"
-    return [*columns, labels, ids, of, [job.args.decode() for job in jobs], blobs, keepers, moment]
-
-
-def _one(job: NewJob) -> list[Any]:
-    """The arguments of the function `enqueue_one`."""
-    return [
+def _shape(job: NewJob) -> tuple[Any, ...]:
+    """What many jobs of one call have in common."""
+    return (
         job.queue,
         job.task,
         job.priority,
         job.max_attempts,
         job.rerun_if_lost,
         job.codec,
-        _text(job.extras),
+        job.extras and _text(job.extras),
         job.run_at,
         job.delay,
-        job.id,
-        job.args.decode(),
-    ]
+    )
+
+
+def _ids(jobs: Sequence[NewJob]) -> str:
+    return "{" + ",".join([job.id for job in jobs]) + "}"
+
+
+def enqueue_arguments(jobs: Sequence[NewJob], moment: float | None) -> list[Any]:
+    """The arguments of the function `enqueue`. What many jobs have in common is sent once, as a shape."""
+    shapes: dict[tuple[Any, ...], int] = {}
+    of = [shapes.setdefault(_shape(job), len(shapes) + 1) for job in jobs]
+    columns: list[list[Any]] = [list(column) for column in zip(*shapes, strict=True)]
+    labels = [_encode(task).decode() + "," + _encode(queue).decode() for queue, task, *_ in shapes]
+    kept = [(blob, job.id) for job in jobs for blob in job.blobs]
+    blobs, keepers = [blob for blob, _ in kept], "{" + ",".join([keeper for _, keeper in kept]) + "}"
+    return [*columns, labels, _ids(jobs), of, [job.args.decode() for job in jobs], blobs, keepers, moment]
+
+
+def _alike(jobs: Sequence[NewJob]) -> list[Any] | None:
+    """The arguments of the function `enqueue_alike`; None where jobs differ in more than id and arguments, or keep blobs."""
+    shape = _shape(jobs[0])
+    for job in jobs:
+        if job.blobs or _shape(job) != shape:
+            return None
+    return [*shape, _ids(jobs), [job.args.decode() for job in jobs]]
 
 
 def _is_plain(t: Transition) -> bool:
@@ -172,9 +169,9 @@ _ENQUEUE = (
     " %b::text[], %b::double precision[], %b::double precision[], %b::text[], %s::uuid[], %b::integer[],"
     " %b::text[], %b::text[], %s::uuid[], %s::double precision)"
 )
-_ENQUEUE_ONE = (
-    "SELECT {s}.enqueue_one(%s, %s, %s::smallint, %s::integer, %s, %s::integer, %s, %s::double precision,"
-    " %s::double precision, %s::uuid, %s, %s::double precision)"
+_ENQUEUE_ALIKE = (
+    "SELECT {s}.enqueue_alike(%s, %s, %s::smallint, %s::integer, %s, %s::integer, %s, %s::double precision,"
+    " %s::double precision, %s::uuid[], %b::text[], %s::double precision)"
 )
 _CLAIM = (
     "SELECT * FROM {s}.claim(%s::bigint, %s, %b::bigint[], %b::integer[], %b::bigint[], %b::bigint[], %s::integer,"
@@ -354,7 +351,7 @@ class PostgresEngine:
     def __init__(self, url: str, *, clock: Clock | None = None) -> None:
         self._address = Address(url)
         self._clock = clock
-        self._pid = 0
+        self._forks = -1
         self._link: Link | None = None
         self._bell: Bell | None = None
         self._look: Look | None = None
@@ -368,13 +365,13 @@ class PostgresEngine:
 
     async def open(self) -> None:
         """Connect; make or update the schema."""
-        if self._link is not None and self._pid == os.getpid():
+        if self._link is not None and self._forks == forks.count:
             return
         connection = await self._address.connect()
         async with connection:
             self._steps += await schema.migrate(connection, self._address)
         link = Link(self._address)
-        self._pid = os.getpid()
+        self._forks = forks.count
         self._bell, self._look = Bell(link), Look(link)
         self._upkeep = Upkeep(link, self._bell)
         self._documents = Documents(link, self._bell)
@@ -385,13 +382,13 @@ class PostgresEngine:
         """Store what was accepted, and let the connections go."""
         if (
             self._link is not None
-            and self._pid == os.getpid()
+            and self._forks == forks.count
             and self._storing is not None
             and self._link.is_here
         ):
             await asyncio.wait([self._storing])
         link, self._link = self._link, None
-        if link is None or self._pid != os.getpid():
+        if link is None or self._forks != forks.count:
             return
         if self._bell is not None:
             await self._bell.close()
@@ -404,7 +401,7 @@ class PostgresEngine:
         return steps
 
     def _open(self) -> tuple[Link, Bell, Look]:
-        if self._link is None or self._bell is None or self._look is None or self._pid != os.getpid():
+        if self._link is None or self._bell is None or self._look is None or self._forks != forks.count:
             raise closed(self._address)
         return self._link, self._bell, self._look
 
@@ -479,13 +476,14 @@ class PostgresEngine:
 
     async def _store(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
         link, bell, _ = self._open()
-        is_new: bool | None = None
+        are_new: bool | None = None
         created: list[UUID] | None = None
         try:
-            if len(jobs) == 1 and not jobs[0].blobs:
-                [(is_new,)] = await link.ask(_ENQUEUE_ONE, *_one(jobs[0]), self._now())
-                created = None if is_new else []
-            if is_new is None:
+            if (alike := _alike(jobs)) is not None:
+                [(are_new,)] = await link.ask(_ENQUEUE_ALIKE, *alike, self._now())
+            if are_new is False and len(jobs) == 1:
+                created = []
+            elif not are_new:
                 [(created,)] = await link.ask(_ENQUEUE, *enqueue_arguments(jobs, self._now()))
         except UnicodeError as error:
             raise EngineError(

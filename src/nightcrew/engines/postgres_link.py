@@ -16,10 +16,9 @@ import random
 import re
 import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import lru_cache
-from typing import Any, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import psycopg
 from psycopg import AsyncConnection, errors
@@ -33,6 +32,7 @@ from nightcrew.engine import Topic
 from nightcrew.engines.postgres_address import Address, engine_error, first_line
 from nightcrew.errors import EngineError
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 logger = logging.getLogger("nightcrew.postgres")
@@ -101,9 +101,13 @@ class Connection:
         self._names: dict[tuple[bytes, tuple[int, ...]], bytes] = {}
         """Of what is prepared; empty for what was used once."""
         self._numbers = itertools.count()
+        self._transformer = Transformer(driver)
         self._answered: asyncio.Future[None] | None = None
         self._results: list[PGresult] = []
         self._loop = asyncio.get_running_loop()
+        self._asked_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        """Looks whether a call takes too long; one for many calls, as one for each would cost more than the rest."""
         self._socket = self._pgconn.socket
         self._is_writing = False
         self._loop.add_reader(self._socket, self._go_on)
@@ -126,18 +130,18 @@ class Connection:
     async def ask(self, statement: bytes, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement, with ``%s`` or ``%b`` for each parameter; without any, it may be several.
 
-        Returns the rows of the last. Raises `psycopg.Error`. A call that is cancelled leaves the connection in use: it
-        is not for another one.
+        Returns the rows of the last. Raises `psycopg.Error`, and `TimeoutError` after `CALL_TIMEOUT` seconds. A call that
+        is cancelled or takes too long leaves the connection in use: it is not for another one.
         """
         if self.is_closed:
             raise psycopg.OperationalError("the connection is lost")
         text, formats = _numbered(statement)
-        transformer = Transformer(self._driver)
+        transformer = self._transformer
         values = transformer.dump_sequence(parameters, formats)
         types = transformer.types or ()
         if not formats:
             self._pgconn.send_query(text)
-        elif name := await self._prepared(text, types):
+        elif name := self._names.get((text, types)) or await self._prepared(text, types):
             self._pgconn.send_query_prepared(name, values, transformer.formats)
         else:
             self._pgconn.send_query_params(text, values, types, transformer.formats)
@@ -149,30 +153,32 @@ class Connection:
         return rows
 
     async def _prepared(self, text: bytes, types: tuple[int, ...]) -> bytes:
-        """The name under which it is prepared, which it is when it is used again."""
+        """The name under which it is prepared, which it is when it is used again; none for the first time."""
         if self._driver.prepare_threshold is None:
             return b""
-        name = self._names.get((text, types))
-        if name is None:
+        if (text, types) not in self._names:
             if len(self._names) < PREPARED:
                 self._names[text, types] = b""
-        elif not name:
-            name = b"nightcrew_%d" % next(self._numbers)
-            self._pgconn.send_prepare(name, text, types)
-            await self._answers()
-            self._names[text, types] = name
-        return name or b""
+            return b""
+        name = b"nightcrew_%d" % next(self._numbers)
+        self._pgconn.send_prepare(name, text, types)
+        await self._answers()
+        self._names[text, types] = name
+        return name
 
     async def _answers(self) -> list[PGresult]:
         """All that the server answers to what was sent; it takes the next then. Raises `psycopg.Error`."""
         self._results = []
         self._answered = self._loop.create_future()
+        self._asked_at = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._asked_at + CALL_TIMEOUT, self._look_at_time)
         try:
             if self._pgconn.flush():
                 self._loop.add_writer(self._socket, self._go_on)
                 self._is_writing = True
             await self._answered
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, TimeoutError):
             # The server would go on with it, and perhaps wait for a lock, long after the connection is gone.
             if self._pgconn.transaction_status == TransactionStatus.ACTIVE:
                 with contextlib.suppress(psycopg.Error):
@@ -184,6 +190,17 @@ class Connection:
             if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
                 raise self._error(result)
         return self._results
+
+    def _look_at_time(self) -> None:
+        self._timer = None
+        answered = self._answered
+        if answered is None or answered.done():
+            return
+        until = self._asked_at + CALL_TIMEOUT
+        if self._loop.time() < until:  # the one that it was for has ended, this is another
+            self._timer = self._loop.call_at(until, self._look_at_time)
+        else:
+            answered.set_exception(TimeoutError())
 
     def _go_on(self) -> None:
         """Take what has come, and send what could not be sent."""
@@ -218,6 +235,9 @@ class Connection:
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
         self._socket = -1
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _error(self, result: PGresult) -> psycopg.Error:
         if result.error_field(DiagnosticField.SQLSTATE) is None:  # it is not the server that speaks
@@ -271,28 +291,25 @@ class Pool:
         self._closed = False
         self._shedding: asyncio.TimerHandle | None = None
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """One that is the caller's alone. Raises what connecting raises."""
-        async with self._room:
-            connection = self._take()
-            if connection is None:
-                connection = await self._connect()
-                self._ends[connection] = time.monotonic() + LIFETIME * random.uniform(0.9, 1.1)  # noqa: S311
-            try:
-                yield connection
-            finally:
-                self._take_back(connection)
-
-    def _take(self) -> Connection | None:
+    async def take(self) -> Connection:
+        """One that is the caller's alone, until `take_back`. Raises what connecting raises."""
+        await self._room.acquire()
         while self._free:
             _, connection = self._free.pop()
             if not connection.is_closed:
                 return connection
             self._drop(connection)
-        return None
+        try:
+            connection = await self._connect()
+        except BaseException:
+            self._room.release()
+            raise
+        self._ends[connection] = time.monotonic() + LIFETIME * random.uniform(0.9, 1.1)  # noqa: S311
+        return connection
 
-    def _take_back(self, connection: Connection) -> None:
+    def take_back(self, connection: Connection) -> None:
+        """Give it to whoever comes next, or let it go if it is for nobody any more."""
+        self._room.release()
         now = time.monotonic()
         if connection.is_closed:
             # Perhaps the server has gone: then each of the others would cost a call a failure.
@@ -342,6 +359,17 @@ class Unsure(Exception):
     """The connection broke, or the time was up: whether the call was done, or yet may be, nobody knows."""
 
 
+async def _ask_once(
+    connection: Connection, statement: bytes, parameters: Sequence[Any]
+) -> list[tuple[Any, ...]]:
+    try:
+        return await connection.ask(statement, parameters)
+    except (psycopg.Error, TimeoutError) as error:
+        if _is_passing(error):
+            raise Unsure from error
+        raise
+
+
 class Link:
     """Connections to one server, on the loop that opened it, and calls by way of them."""
 
@@ -377,30 +405,26 @@ class Link:
             # Nothing can be awaited there any more, and nobody uses them.
             self._pool.abandon()
 
-    async def call(
+    # (Not coroutine functions themselves, but of `_patiently`: layers less to pass, on every call.)
+
+    def call(
         self, statement: bytes, parameters: Sequence[Any] = (), *, once: bool = False
-    ) -> list[tuple[Any, ...]]:
+    ) -> Coroutine[Any, Any, list[tuple[Any, ...]]]:
         """Run one statement; for `PATIENCE` seconds, while the server is away.
 
         once: it may not be repeated. Raises `Unsure` when it may have been done or not.
         """
 
-        async def run(connection: Connection) -> list[tuple[Any, ...]]:
-            try:
-                return await connection.ask(statement, parameters)
-            except (psycopg.Error, TimeoutError) as error:
-                if once and _is_passing(error):
-                    raise Unsure from error
-                raise
+        return self._patiently(_ask_once if once else Connection.ask, statement, parameters)
 
-        return await self._patiently(run)
-
-    async def ask(self, text: str, *parameters: Any, once: bool = False) -> list[tuple[Any, ...]]:
+    def ask(
+        self, text: str, *parameters: Any, once: bool = False
+    ) -> Coroutine[Any, Any, list[tuple[Any, ...]]]:
         """Call a function of the schema, which the text names ``{s}``."""
         statement = self._statements.get(text)
         if statement is None:
             statement = self._statements[text] = text.replace("{s}", self.address.quoted).encode()
-        return await self.call(statement, parameters, once=once)
+        return self.call(statement, parameters, once=once)
 
     async def look(self, statements: Sequence[tuple[bytes, Sequence[Any]]]) -> list[list[tuple[Any, ...]]]:
         """Run reading statements in one moment."""
@@ -417,13 +441,21 @@ class Link:
 
         return await self._patiently(run)
 
-    async def _patiently(self, run: Callable[[Connection], Awaitable[T]]) -> T:
+    async def _patiently(
+        self,
+        run: Callable[Concatenate[Connection, P], Awaitable[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
         give_up = time.monotonic() + PATIENCE
         pause = 0.02
         while True:
             try:
-                async with asyncio.timeout(CALL_TIMEOUT), self._pool.connection() as connection:
-                    return await run(connection)
+                connection = await self._pool.take()
+                try:
+                    return await run(connection, *args, **kwargs)
+                finally:
+                    self._pool.take_back(connection)
             except (psycopg.Error, TimeoutError, UnicodeError) as error:
                 if not _is_passing(error) or time.monotonic() > give_up:
                     raise engine_error(error, self.address) from error

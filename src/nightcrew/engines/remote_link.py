@@ -20,7 +20,7 @@ import httpx2
 import msgspec
 from msgspec import Struct
 
-from nightcrew import errors
+from nightcrew import errors, forks
 from nightcrew.errors import ConfigurationError, EngineError, NotAllowed
 
 T = TypeVar("T")
@@ -81,7 +81,7 @@ class Link:
         self.scopes: frozenset[str] | None = None
         """What the token may do, once the site has said so."""
         self._patience = patience
-        self._pid = os.getpid()
+        self._forks = forks.count
         self._clients: dict[asyncio.AbstractEventLoop, tuple[httpx2.AsyncClient, AsyncGenerator[None]]] = {}
 
     def __repr__(self) -> str:
@@ -94,7 +94,7 @@ class Link:
     async def close(self) -> None:
         """Let the connections of this loop go; a later request makes new ones."""
         there = self._clients.get(asyncio.get_running_loop())
-        if there is not None and self._pid == os.getpid():
+        if there is not None and self._forks == forks.count:
             await there[1].aclose()
 
     async def ask(
@@ -238,9 +238,9 @@ class Link:
 
     async def _client(self) -> httpx2.AsyncClient:
         loop = asyncio.get_running_loop()
-        if self._pid != os.getpid():
+        if self._forks != forks.count:
             # A forked child: these sockets are its parent's.
-            self._pid = os.getpid()
+            self._forks = forks.count
             self._clients = {}
         there = self._clients.get(loop)
         if there is None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -22,6 +21,7 @@ from typing import Any, TypeVar
 import apsw
 import msgspec
 
+from nightcrew import forks
 from nightcrew.documents import check_document, check_keys, check_limit, check_page
 from nightcrew.engine import (
     Changed,
@@ -466,7 +466,7 @@ class SqliteEngine:
         self._path = Path(path).absolute()
         self._clock = clock
         self._boot = boot_id() if boot is None else boot
-        self._pid = 0
+        self._forks = -1
         self._writer: Writer | None = None
         self._steps: list[str] = []
         self._lanes = Lanes()
@@ -476,10 +476,10 @@ class SqliteEngine:
 
     async def open(self) -> None:
         """Open the file and its writer thread; make or update the schema."""
-        if self._writer is not None and self._pid == os.getpid():
+        if self._writer is not None and self._forks == forks.count:
             return
         check_library()
-        self._pid = os.getpid()
+        self._forks = forks.count
         opening = asyncio.create_task(asyncio.to_thread(self._open_file))
         try:
             self._writer = await asyncio.shield(opening)
@@ -509,7 +509,7 @@ class SqliteEngine:
         """Write what was accepted, and let the file go."""
         writer, self._writer = self._writer, None
         readers, self._readers = self._readers, None
-        if writer is None or self._pid != os.getpid():
+        if writer is None or self._forks != forks.count:
             return
 
         def let_go() -> None:
@@ -547,7 +547,7 @@ class SqliteEngine:
 
     def _open_writer(self) -> Writer:
         writer = self._writer
-        if writer is None or self._pid != os.getpid():
+        if writer is None or self._forks != forks.count:
             raise EngineClosed(
                 f"the engine on {self._path} is not open in this process; open it with `await engine.open()`"
             )

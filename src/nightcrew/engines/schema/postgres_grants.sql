@@ -32,9 +32,9 @@ BEGIN
     FOR known IN
         SELECT p.oid::regprocedure AS name, may.part
         FROM (VALUES
-            ('client', '{enqueue,enqueue_one,store,joins,make_streams}'::text[]),
+            ('client', '{enqueue,enqueue_alike,store,joins,make_streams}'::text[]),
             ('reader', '{now_or}'),
-            ('worker', '{enqueue,enqueue_one,store,joins,make_streams,set_apart,fate,claim,claim_outcome,finish,settled,report}'),
+            ('worker', '{enqueue,enqueue_alike,store,joins,make_streams,set_apart,fate,claim,claim_outcome,finish,settled,report}'),
             ('worker', '{renew,heartbeat,retire,sweep,sweep_outcome,swept,prune,make_partitions,retire_day,drop_days}'),
             ('worker', '{claim_outcome,sweep_outcome,cancel_job,retry_job,save_document,now_or,join_tallies,forget_tallies}')
         ) may(part, calls)

@@ -127,6 +127,15 @@ class ClaimSuite:
         await put(hand.engine, run_at=store.clock.wall() - 100)
         assert len(await hand.claim()) == 1
 
+    async def test_many_delayed_alike_come_together(self, store: Store) -> None:
+        hand = await store.hand()
+        await put(hand.engine)  # not the first of their kind
+        await hand.claim()
+        jobs = await put(hand.engine, 20, delay=10.0)
+        assert await hand.claim() == []
+        store.clock.advance(10.01)
+        assert {grant.id for grant in await hand.claim(limit=20)} == {job.id for job in jobs}
+
     async def test_due_jobs_come_without_any_sweep(self, store: Store) -> None:
         """So that a dead leader delays nothing."""
         hand = await store.hand()

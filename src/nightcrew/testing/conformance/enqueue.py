@@ -75,6 +75,15 @@ class EnqueueSuite:
         answers = await engine.enqueue([first, second, third])
         assert answers == [Enqueued.CREATED, Enqueued.EXISTING, Enqueued.CREATED]
 
+    async def test_a_large_batch_answers_for_each_job(self, store: Store) -> None:
+        hand = await store.hand()
+        jobs = [a_job() for _ in range(30)]
+        await hand.engine.enqueue(jobs[5:7])
+        answers = await hand.engine.enqueue(jobs)
+        assert [n for n, answer in enumerate(answers) if answer is Enqueued.EXISTING] == [5, 6]
+        assert answers.count(Enqueued.CREATED) == 28
+        assert {grant.id for grant in await hand.claim(limit=50)} == {job.id for job in jobs}
+
     async def test_one_id_twice_in_a_batch_is_one_job(self, store: Store) -> None:
         hand = await store.hand()
         job, other = a_job(), a_job()

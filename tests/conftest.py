@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -31,9 +34,26 @@ def pytest_configure(config: pytest.Config) -> None:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     if not hasattr(config, "workerinput"):
+        _use_own_folder(config)
         keeper = Keeper()
         config.add_cleanup(keeper.close)
         config.stash[KEPT] = keeper
+
+
+def _use_own_folder(config: pytest.Config) -> None:
+    """Have all of this run's processes put what is temporary into one folder: thousands are killed, and clean nothing up."""
+    usual = tempfile.gettempdir()
+    # What tests leave in `tmp_path` is for whoever looks into a failure.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", usual)
+    folder = tempfile.mkdtemp(prefix="nc-")  # short, as there will be sockets in it
+    os.chmod(folder, 0o711)  # servers run as somebody else
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+
+    def leave() -> None:
+        os.environ["TMPDIR"] = tempfile.tempdir = usual
+        shutil.rmtree(folder, ignore_errors=True)
+
+    config.add_cleanup(leave)
 
 
 KEPT = pytest.StashKey[Keeper]()

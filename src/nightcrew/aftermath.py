@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -26,6 +27,8 @@ logger = logging.getLogger("nightcrew.supervisor")
 
 ROUNDS = 100
 """Sweeps for one death, at most: each takes over a good number of jobs."""
+JOURNAL_KEPT = 60.0
+"""Seconds that the journal of the dead is kept when all is settled: others who took over some of its jobs ask it as well."""
 
 
 class Death(Struct, frozen=True):
@@ -76,6 +79,8 @@ class Aftermath:
                 if swept.blobs:
                     await connect_blobs(death.url, death.blobs).delete(list(swept.blobs))
                 if not swept.lost:
+                    # A worker that dies again and again would fill the disk with them.
+                    asyncio.get_running_loop().call_later(JOURNAL_KEPT, _remove, death.journal)
                     break
             if tallies := counts.changed():
                 await engine.renew(status, tallies)
@@ -119,6 +124,11 @@ class Aftermath:
         begun = lost.grant.ready_at if key in started else None
         reason = "its worker was killed because of another job"
         return decide(lost.grant, Outcome.RETURNED, reason=reason, started_at=begun)
+
+
+def _remove(journal: Path) -> None:
+    with contextlib.suppress(OSError):
+        journal.unlink()
 
 
 def _rule(grant: Grant) -> RetryRule:

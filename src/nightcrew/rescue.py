@@ -168,10 +168,12 @@ def collect_journals(folder: Path, now: float) -> None:
     Not sooner: their jobs may belong to another app, of which no worker has run since to take them over;
     and each job that is taken over asks the journal.
     """
-    for path in folder.glob("*.journal"):
-        with contextlib.suppress(OSError):
-            if now - path.stat().st_mtime > JOURNALS_KEPT and is_dead(path):
-                path.unlink()
+    with os.scandir(folder) as entries:  # one by one: where tests kill thousands, a list of them took 4 MB
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                is_old = entry.name.endswith(".journal") and now - entry.stat().st_mtime > JOURNALS_KEPT
+                if is_old and is_dead(entry.path):
+                    os.unlink(entry.path)
 
 
 async def keep_up(engine: Engine, blobs: BlobStore, worker: str, boot: str, count: Count) -> None:

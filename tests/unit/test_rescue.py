@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from nightcrew import Nightcrew, aftermath
 from nightcrew.client import new_id
+from nightcrew.engine import ClaimRequest, Finished, WorkerStatus
 from nightcrew.job import JobState, Lost, Outcome, Transition
 from nightcrew.journal import Journal, is_dead
-from nightcrew.policy import MAX_LOSSES, decide_lost
-from nightcrew.rescue import JOURNALS_KEPT, collect_journals, settlements
+from nightcrew.policy import MAX_LOSSES, decide, decide_lost
+from nightcrew.rescue import JOURNALS_KEPT, boot_id, collect_journals, settlements
 from tests.unit.runs import grant
+from tests.waiting import await_until
 
 WORKER = new_id()
 
@@ -148,3 +151,25 @@ def test_journals_are_kept_until_nobody_can_need_them(tmp_path: Path) -> None:
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["alive", "young"]
     assert not is_dead(paths["alive"])
     living.close()
+
+
+async def test_the_journal_of_a_worker_whose_jobs_are_settled_goes(
+    path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that dies every half a minute would leave gigabytes of them within their week."""
+    monkeypatch.setattr(aftermath, "JOURNAL_KEPT", 0.0)
+    app = Nightcrew(sqlite_url)
+
+    @app.task
+    async def work() -> None: ...
+
+    async with app:
+        job = await work.aenqueue()
+        await app.engine.renew(
+            WorkerStatus(id=WORKER, host="here", boot=boot_id(), pid=1, journal=str(written(path)))
+        )
+        [held] = (await app.engine.claim(ClaimRequest(WORKER, ("default",), (work.name,), 1))).grants
+        await aftermath.Aftermath().settle(aftermath.Death(WORKER, path, app.url, None))
+        assert await app.engine.finish([decide(held, Outcome.SUCCEEDED)]) == [Finished.LEASE_LOST]
+        assert (await job.arefresh()).state is JobState.READY
+        await await_until(lambda: not path.exists())

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nightcrew.engines.sqlite_writer import BearsLoss, Db, Run, Writer
+from nightcrew.engine import Topic
+from nightcrew.engines.sqlite_writer import BearsLoss, Bell, Db, Listener, Run, Writer, wake_folder
 
 
 class Claim(BearsLoss):
@@ -82,3 +86,39 @@ async def test_after_a_failure_commits_are_synced_again(tmp_path: Path) -> None:
         assert writer.db.pragma("synchronous") == 2
     finally:
         writer.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such sockets")
+async def test_the_folder_of_the_sockets_goes_with_the_last(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    folder = wake_folder(path)
+    bell, one, other = Bell(path), Listener(path, [Topic.READY]), Listener(path, [Topic.DONE])
+    one.close()
+    bell.close()
+    assert folder.exists()
+    bell = Bell(path)
+    other.close()
+    assert not folder.exists()
+    late = Listener(path, [Topic.READY])
+    bell.ring(Topic.READY)
+    bell.send()
+    assert await late.wait(10)
+    late.close()
+    bell.close()
+    assert not folder.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such sockets")
+def test_who_comes_while_the_last_goes_is_heard(tmp_path: Path) -> None:
+    """Else a worker would poll for the rest of its life."""
+
+    async def come_and_go() -> bool:
+        heard = True
+        for _ in range(300):
+            listener = Listener(tmp_path / "jobs.db", [Topic.READY])
+            heard = heard and listener.heard
+            listener.close()
+        return heard
+
+    with ThreadPoolExecutor(3) as threads:
+        assert all(threads.map(lambda _: asyncio.run(come_and_go()), range(3)))

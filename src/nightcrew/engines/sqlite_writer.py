@@ -453,6 +453,13 @@ def _private_folder(folder: Path) -> bool:
     return stat.S_ISDIR(status.st_mode) and (not hasattr(os, "getuid") or status.st_uid == os.getuid())
 
 
+def _leave_folder(folder: Path | str) -> None:
+    """Remove it if it is empty: whoever comes later makes it again."""
+    with contextlib.suppress(OSError):
+        os.rmdir(folder)
+
+
+_TRIES = 5
 _LETTERS = {Topic.READY: "r", Topic.DONE: "d", Topic.CONTROL: "c"}
 
 
@@ -518,6 +525,7 @@ class Bell:
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close()
+            _leave_folder(self._folder)
 
 
 class Listener:
@@ -527,20 +535,22 @@ class Listener:
         self._hint = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
-        folder = wake_folder(path)
-        if not hasattr(socket, "AF_UNIX") or not _private_folder(folder):
+        if not hasattr(socket, "AF_UNIX"):
             return  # polling alone
+        folder = wake_folder(path)
         letters = "".join(sorted(_LETTERS[topic] for topic in topics))
         self._path = folder / f"{letters}-{os.urandom(6).hex()}.sock"
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         listening.setblocking(False)
-        try:
-            listening.bind(str(self._path))
-        except OSError:  # as above
-            listening.close()
-            return
-        self._socket = listening
-        self._loop.add_reader(listening.fileno(), self._receive)
+        for _ in range(_TRIES):
+            # As above; or the last of the others has just removed the folder.
+            with contextlib.suppress(OSError):
+                if _private_folder(folder):
+                    listening.bind(str(self._path))
+                    self._socket = listening
+                    self._loop.add_reader(listening.fileno(), self._receive)
+                    return
+        listening.close()
 
     def _receive(self) -> None:
         assert self._socket is not None
@@ -570,3 +580,4 @@ class Listener:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
             self._socket.close()
+            _leave_folder(self._path.parent)

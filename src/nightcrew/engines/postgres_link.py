@@ -107,7 +107,7 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._asked_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        """Looks whether a call takes too long; one for many calls, as one for each would cost more than the rest."""
+        """Looks whether the call under way takes too long. One for many calls: one for each would cost more than the rest."""
         self._socket = self._pgconn.socket
         self._is_writing = False
         self._loop.add_reader(self._socket, self._go_on)
@@ -405,7 +405,7 @@ class Link:
             # Nothing can be awaited there any more, and nobody uses them.
             self._pool.abandon()
 
-    # (Not coroutine functions themselves, but of `_patiently`: layers less to pass, on every call.)
+    # `call` and `ask` are no coroutine functions, they return `_patiently`'s own: each layer would cost on every call.
 
     def call(
         self, statement: bytes, parameters: Sequence[Any] = (), *, once: bool = False
@@ -414,7 +414,6 @@ class Link:
 
         once: it may not be repeated. Raises `Unsure` when it may have been done or not.
         """
-
         return self._patiently(_ask_once if once else Connection.ask, statement, parameters)
 
     def ask(

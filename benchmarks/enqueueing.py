@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 from benchmarks.jobs import noop, tasks
 from benchmarks.peer import noop_task, open_huey
 from benchmarks.place import Place, url
@@ -166,7 +168,7 @@ def hold_to_targets(section: Section, report: Report) -> None:
 def main(way: str, path: str, commits: str, *more: str) -> None:
     """Measure one way in this process, and print what was found."""
     if way == "awaited":
-        found = asyncio.run(awaited(Path(path), int(commits), int(more[0])))
+        found = uvloop.run(awaited(Path(path), int(commits), int(more[0])))
     elif way == "blocking":
         found = blocking(Path(path), int(commits))
     else:

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 from benchmarks.jobs import stamp, tasks
 from benchmarks.peer import consumer, consumer_env, open_huey, stamp_task
 from benchmarks.place import Place, url, wait_until
@@ -129,6 +131,6 @@ def measure(place: Place, report: Report) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "nightcrew":
-        print(json.dumps(asyncio.run(enqueue(Path(sys.argv[2]), float(sys.argv[3])))))
+        print(json.dumps(uvloop.run(enqueue(Path(sys.argv[2]), float(sys.argv[3])))))
     else:
         print(json.dumps(enqueue_huey(Path(sys.argv[2]), float(sys.argv[3]))))

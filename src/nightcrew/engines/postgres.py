@@ -108,8 +108,9 @@ def _shape(job: NewJob) -> tuple[Any, ...]:
     )
 
 
-def _ids(jobs: Sequence[NewJob]) -> str:
-    return "{" + ",".join([job.id for job in jobs]) + "}"
+def _array(items: list[str]) -> str:
+    """An array of ids or numbers, as text that the server converts."""
+    return "{" + ",".join(items) + "}"
 
 
 def enqueue_arguments(jobs: Sequence[NewJob], moment: float | None) -> list[Any]:
@@ -119,8 +120,17 @@ def enqueue_arguments(jobs: Sequence[NewJob], moment: float | None) -> list[Any]
     columns: list[list[Any]] = [list(column) for column in zip(*shapes, strict=True)]
     labels = [_encode(task).decode() + "," + _encode(queue).decode() for queue, task, *_ in shapes]
     kept = [(blob, job.id) for job in jobs for blob in job.blobs]
-    blobs, keepers = [blob for blob, _ in kept], "{" + ",".join([keeper for _, keeper in kept]) + "}"
-    return [*columns, labels, _ids(jobs), of, [job.args.decode() for job in jobs], blobs, keepers, moment]
+    blobs, keepers = [blob for blob, _ in kept], _array([keeper for _, keeper in kept])
+    return [
+        *columns,
+        labels,
+        _array([job.id for job in jobs]),
+        of,
+        [job.args.decode() for job in jobs],
+        blobs,
+        keepers,
+        moment,
+    ]
 
 
 def _alike(jobs: Sequence[NewJob]) -> list[Any] | None:
@@ -129,7 +139,7 @@ def _alike(jobs: Sequence[NewJob]) -> list[Any] | None:
     for job in jobs:
         if job.blobs or _shape(job) != shape:
             return None
-    return [*shape, _ids(jobs), [job.args.decode() for job in jobs]]
+    return [*shape, _array([job.id for job in jobs]), [job.args.decode() for job in jobs]]
 
 
 def _is_plain(t: Transition) -> bool:
@@ -583,8 +593,8 @@ class PostgresEngine:
         [(refused,)] = await self._call(
             _FINISH,
             list({t.grant.claim for t in transitions}),
-            "{" + ",".join([t.grant.hex for t in mine]) + "}",
-            "{" + ",".join([str(t.grant.fence) for t in mine]) + "}",
+            _array([t.grant.hex for t in mine]),
+            _array([str(t.grant.fence) for t in mine]),
             Doubles([t.started_at for t in mine]),
             Doubles([t.duration for t in mine]),
             Doubles([t.keep for t in mine]),
@@ -607,8 +617,8 @@ class PostgresEngine:
         grants = [transitions[n].grant for n in refused]
         [(settled,)] = await self._call(
             _SETTLED,
-            "{" + ",".join([grant.hex for grant in grants]) + "}",
-            "{" + ",".join([str(grant.fence) for grant in grants]) + "}",
+            _array([grant.hex for grant in grants]),
+            _array([str(grant.fence) for grant in grants]),
         )
         for n, was in zip(refused, settled, strict=True):
             if not was:

@@ -359,6 +359,7 @@ class Supervisor:
 
     def _rescue(self, crew: Crew) -> None:
         """Have the jobs of a dead worker settled."""
+        _remove_stacks(crew)
         state = read_journal(crew.journal)
         if state is None or crew.hello is None:
             return  # it had not begun
@@ -428,8 +429,12 @@ class Supervisor:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await settling
-        with contextlib.suppress(OSError):
-            stack_file(crew.journal).unlink()
+        _remove_stacks(crew)
+
+
+def _remove_stacks(crew: Crew) -> None:
+    with contextlib.suppress(OSError):
+        stack_file(crew.journal).unlink()
 
 
 def _count(processes: int) -> int:

@@ -18,7 +18,7 @@ import pytest
 
 from nightcrew.app import Nightcrew
 from nightcrew.job import JobState, Outcome
-from nightcrew.supervisor import Supervisor
+from nightcrew.supervisor import Supervisor, stack_file
 from tests.unit import supervised as jobs
 from tests.unit.runner_support import alive, wait_until
 from tests.unit.test_runner_command import children_of
@@ -104,6 +104,9 @@ def test_jobs_of_a_killed_worker_run_again_at_once_and_another_takes_its_place(c
     crew.start(worker={"lease": 300.0, "beat": 5.0})
     job, go, runs = crew.enqueue_waiting("job")
     wait_until(lambda: len(runs()) == 1)
+    [journal] = [info.status.journal for info in crew.app.workers() if info.status.pid == runs()[0]]
+    stacks = stack_file(Path(journal or ""))
+    assert stacks.exists()
 
     os.kill(runs()[0], signal.SIGKILL)
     wait_until(lambda: len(runs()) == 2)  # long before the lease
@@ -111,6 +114,7 @@ def test_jobs_of_a_killed_worker_run_again_at_once_and_another_takes_its_place(c
     go.touch()
     assert job.result(timeout=30) != runs()[0]
     assert crew.said("was killed by SIGKILL")
+    wait_until(lambda: not stacks.exists())
 
 
 def test_a_stopped_worker_is_ended_and_its_jobs_run_again(crew: Crew) -> None:

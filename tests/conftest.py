@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.util
 import os
 import shutil
 import signal
@@ -51,9 +52,10 @@ def _use_own_folder(config: pytest.Config) -> None:
 
     def leave() -> None:
         os.environ["TMPDIR"] = tempfile.tempdir = usual
-        shutil.rmtree(folder, ignore_errors=True)
 
     config.add_cleanup(leave)
+    # After `multiprocessing` has removed its own folder from it (-100), or that would complain.
+    multiprocessing.util.Finalize(None, shutil.rmtree, (folder, True), exitpriority=-200)
 
 
 KEPT = pytest.StashKey[Keeper]()

@@ -35,6 +35,16 @@ def test_threads_never_share_an_id() -> None:
     assert all(part == sorted(part) for part in parts)
 
 
+def test_an_id_lets_no_other_thread_go_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred callers who ask together are to be stored together, and not in two halves, one waiting for the other."""
+
+    def asked(size: int) -> bytes:
+        raise AssertionError("the system was asked, which lets Python's lock go")
+
+    monkeypatch.setattr(os, "urandom", asked)
+    assert len({new_id() for _ in range(1_000)}) == 1_000
+
+
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_does_not_repeat_its_parent() -> None:
     new_id()

@@ -35,8 +35,8 @@ def settle(db: Db) -> str:
     return "settled"
 
 
-async def asked_of_sqlite(path: Path, run: Run) -> tuple[list[str], int]:
-    """Every statement of one group of one call, and the rows it left."""
+async def asked_of_sqlite(path: Path, *runs: Run) -> tuple[list[str], int]:
+    """Every statement of calls, each a group of its own, and the rows they left."""
     writer = Writer(path, lambda db, runs: [each(db) for each in runs])
     writer.db.execute("CREATE TABLE t (x)")
     said: list[str] = []
@@ -48,7 +48,8 @@ async def asked_of_sqlite(path: Path, run: Run) -> tuple[list[str], int]:
     writer.db.exec_trace = note
     writer.start()
     try:
-        await writer.call(run)
+        for run in runs:
+            await writer.call(run)
         writer.db.exec_trace = None
         rows = writer.db.execute("SELECT count(*) FROM t").get
     finally:
@@ -61,9 +62,10 @@ async def test_a_settlement_is_synced(tmp_path: Path) -> None:
 
 
 async def test_a_claim_of_jobs_that_may_run_again_is_not(tmp_path: Path) -> None:
-    said, rows = await asked_of_sqlite(tmp_path / "x.db", Claim(harmless=True))
-    assert said == ["PRAGMA synchronous = NORMAL", "BEGIN IMMEDIATE", "COMMIT", "PRAGMA synchronous = FULL"]
-    assert rows == 1
+    said, rows = await asked_of_sqlite(tmp_path / "x.db", Claim(harmless=True), settle)
+    assert said[:3] == ["PRAGMA synchronous = NORMAL", "BEGIN IMMEDIATE", "COMMIT"]
+    assert said[3:] == ["PRAGMA synchronous = FULL", "BEGIN IMMEDIATE", "COMMIT"]
+    assert rows == 2
 
 
 async def test_a_claim_of_a_job_that_must_not_run_twice_is_taken_back_and_synced(tmp_path: Path) -> None:
@@ -79,10 +81,12 @@ async def test_after_a_failure_commits_are_synced_again(tmp_path: Path) -> None:
             raise RuntimeError("no")
 
     writer = Writer(tmp_path / "x.db", lambda db, runs: [each(db) for each in runs])
+    writer.db.execute("CREATE TABLE t (x)")
     writer.start()
     try:
         with pytest.raises(RuntimeError):
             await writer.call(Fails(harmless=True))
+        await writer.call(settle)
         assert writer.db.pragma("synchronous") == 2
     finally:
         writer.close()
@@ -101,11 +105,28 @@ async def test_the_folder_of_the_sockets_goes_with_the_last(tmp_path: Path) -> N
     assert not folder.exists()
     late = Listener(path, [Topic.READY])
     bell.ring(Topic.READY)
-    bell.send()
+    bell.announce()
     assert await late.wait(10)
     late.close()
     bell.close()
     assert not folder.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such sockets")
+async def test_who_only_takes_jobs_is_told_before_the_commit_and_others_after_it(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    bell = Bell(path)
+    taker, looker = Listener(path, [Topic.READY]), Listener(path, [Topic.READY, Topic.DONE])
+    bell.ring(Topic.READY)
+    bell.announce()
+    assert await taker.wait(10)
+    assert not await looker.wait(0.05)
+    bell.send()
+    assert await looker.wait(10)
+    assert not await taker.wait(0.05)
+    taker.close()
+    looker.close()
+    bell.close()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such sockets")

@@ -295,6 +295,8 @@ class Writer:
         self._busy_since: float | None = None
         """When the first of the group that is being written was asked for."""
         self._rolled_back: list[Callable[[], None]] = []
+        self._synced = True
+        """As `Connection` opens it."""
         self.bell = Bell(path)
         self._thread = threading.Thread(target=self._work, name="nightcrew-writer", daemon=True)
 
@@ -350,7 +352,7 @@ class Writer:
                 self._write(group)
                 # First the answer, which takes no system call but one: to look who listens takes longer.
                 self._answer(group)
-                self._ring()
+                self._tell(self.bell.send)
                 self._busy_since = None
             del taken, group
 
@@ -370,19 +372,18 @@ class Writer:
         db = self.db
         runs = [call.run for call in group]
         relaxed = all(isinstance(run, BearsLoss) for run in runs)
+        self._wait_for_disk(not relaxed)
         with self._lock:
             try:
-                if relaxed:
-                    db.execute("PRAGMA synchronous = NORMAL")
                 begin(db)
                 results = self._run_group(db, runs)
                 if relaxed and not all(map(_bears_loss, runs, results)):
                     # Only now is it known; and within a transaction it cannot be changed.
-                    relaxed = False
                     db.execute("ROLLBACK")
-                    db.execute(SYNCED)
+                    self._wait_for_disk(True)
                     begin(db)
                     results = self._run_group(db, runs)
+                self._tell(self.bell.announce)
                 db.execute("COMMIT")
             except BaseException as error:
                 if db.in_transaction:
@@ -393,15 +394,22 @@ class Writer:
                 if isinstance(error, (apsw.Error, UnicodeError)):
                     raise engine_error(error, self._path) from error
                 raise
-            finally:
-                if relaxed:
-                    db.execute(SYNCED)
         for call, result in zip(group, results, strict=True):
             call.result = result
 
-    def _ring(self) -> None:
+    def _wait_for_disk(self, wanted: bool) -> None:
+        """Whether commits wait for the disk, from now on. Not while others wait for us, as far as we know before."""
+        if wanted is self._synced:
+            return
         try:
-            self.bell.send()
+            self.db.execute(SYNCED if wanted else "PRAGMA synchronous = NORMAL")
+        except apsw.Error as error:
+            raise engine_error(error, self._path) from error
+        self._synced = wanted
+
+    def _tell(self, tell: Callable[[], None]) -> None:
+        try:
+            tell()
         except Exception:  # what is committed is committed: a hint less must not look like a failure
             logger.warning("could not wake the listeners of %s", self._path, exc_info=True)
 
@@ -459,8 +467,10 @@ def _leave_folder(folder: Path | str) -> None:
         os.rmdir(folder)
 
 
-_TRIES = 5
+_TRIES = 20
 _LETTERS = {Topic.READY: "r", Topic.DONE: "d", Topic.CONTROL: "c"}
+_TAKES = _LETTERS[Topic.READY]
+"""What those listen to who do nothing with a hint but claim."""
 
 
 class Bell:
@@ -485,17 +495,26 @@ class Bell:
         """Tell nothing: it was rolled back."""
         self._topics.clear()
 
+    def announce(self) -> None:
+        """Tell of jobs those who only take them, before the commit: a claim waits for the lock that we hold.
+
+        So they are awake by the time that it is on the disk.
+        """
+        if Topic.READY in self._topics:
+            self._tell(_TAKES.__eq__)
+
     def send(self) -> None:
-        """Tell what was remembered."""
-        if not self._topics:
-            return
-        letters = [_LETTERS[topic] for topic in self._topics]
+        """Tell all others what was remembered, after the commit: they look, and are to find it."""
+        letters = {_LETTERS[topic] for topic in self._topics}
         self._topics.clear()
-        if self._socket is None:
-            return
-        for name in self._listeners():
-            if any(letter in name.partition("-")[0] for letter in letters):
-                self._send_to(name)
+        if letters:
+            self._tell(lambda listens: listens != _TAKES and not letters.isdisjoint(listens))
+
+    def _tell(self, whom: Callable[[str], bool]) -> None:
+        if self._socket is not None:
+            for name in self._listeners():
+                if whom(name.partition("-")[0]):
+                    self._send_to(name)
 
     def _listeners(self) -> list[str]:
         try:

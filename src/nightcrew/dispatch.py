@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context as Variables
@@ -27,11 +26,11 @@ from nightcrew.notes import Notes
 from nightcrew.policy import decide
 from nightcrew.runners.elsewhere import TORN_DOWN, Elsewhere
 from nightcrew.settling import insist, without_lost
-from nightcrew.slots import BATCH, MAX_UNSETTLED, POLL, POLL_DEAF, POLL_IDLE, Slots
+from nightcrew.slots import BATCH, FLUSH_AT, MAX_UNSETTLED, POLL, ROUND, Pauses, Slots, flush_after
 
 logger = logging.getLogger("nightcrew.worker")
 
-FLUSH_AFTER, FLUSH_AT, TICK = 0.010, 500, 0.5
+TICK = 0.5
 TURN = 0.001
 """Seconds that jobs which never wait may hold the event loop before others get their turn, also to fetch more."""
 
@@ -52,13 +51,9 @@ class Dispatcher:
         thread_lost: Callable[[], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._app = app
-        self._engine = app.engine
-        self._client = app.client
+        self._app, self._engine, self._client = app, app.engine, app.client
         self._worker, self._queues = worker, queues
-        self._journal = journal
-        self._variables = variables
-        self._thread_lost = thread_lost
+        self._journal, self._variables, self._thread_lost = journal, variables, thread_lost
         self._plans = {name: Plan(task) for name, task in app.tasks.items()}
         self._slots = {
             kind: Slots(kind, size, tuple(name for name, plan in self._plans.items() if plan.kind == kind))
@@ -78,7 +73,7 @@ class Dispatcher:
         self._flush_timer: asyncio.TimerHandle | None = None
         self._working: set[asyncio.Task[None]] = set()
         self._nudge = asyncio.Event()
-        self._pause = POLL  # until the next look: longer and longer while nothing happens
+        self._pauses = Pauses()
         self._claimed = asyncio.Event()
         self._claimed.set()
         self._full = False
@@ -116,9 +111,7 @@ class Dispatcher:
                     now = self._loop.time()
                     if now + 0.001 >= poll_at:
                         # By the clock: jobs that end here, one after another, must not put it off.
-                        pause = min(POLL, self._pause) if self._runs else self._pause
-                        poll_at = now + pause * random.uniform(0.8, 1.2)  # noqa: S311
-                        self._pause = min(pause * 1.5, POLL_IDLE) if hints.heard else POLL_DEAF
+                        poll_at = now + self._pauses.take(bool(self._runs), hints.heard)
                         self._wake_all()
                     self._nudge.clear()
                     try:
@@ -139,7 +132,7 @@ class Dispatcher:
     async def _listen(self, hints: Wakeups) -> None:
         while True:
             if await hints.wait(60.0):
-                self._pause = POLL
+                self._pauses.next_pause = POLL
                 self._wake_all()
 
     def _wake_all(self) -> None:
@@ -286,6 +279,8 @@ class Dispatcher:
     def _freed(self, slots: Slots) -> None:
         if slots.queue:
             self._pump(slots)
+        elif not self._runs:
+            self._flush_now()  # nothing else is about to end
         if not slots.dry:
             self._nudge.set()
 
@@ -372,12 +367,16 @@ class Dispatcher:
             self._full = self._full or len(results) > MAX_UNSETTLED
             self._flush_now()
         elif self._flush_timer is None:
-            # At once when this was the last; but not while others are about to end too.
-            idle = not self._runs and not self._queued()
-            self._flush_timer = self._loop.call_later(0.0 if idle else FLUSH_AFTER, self._flush_now)
+            self._flush_later()
 
     def _queued(self) -> bool:
         return any(slots.queue for slots in self._slots.values())
+
+    def _flush_later(self) -> None:
+        # At once when this was the last; but not while others are about to end too.
+        idle = not self._runs and not self._queued()
+        after = 0.0 if idle else flush_after(self._slots.values())
+        self._flush_timer = self._loop.call_later(after, self._flush_now)
 
     def _flush_now(self) -> None:
         if self._flush_timer is not None:
@@ -391,7 +390,8 @@ class Dispatcher:
         batch: list[tuple[Transition, int]] = []
         try:
             while self._results and not self.lost:
-                batch, self._results = self._results, []
+                count = len(self._results) // ROUND * ROUND or len(self._results)
+                batch, self._results = self._results[:count], self._results[count:]
                 self._go_on()
                 if self.notes.waiting:
                     await self.notes.flush()  # before the fence closes behind these jobs
@@ -407,7 +407,7 @@ class Dispatcher:
             self._results[:0] = batch  # cut short: whoever stops us may still store them
             self._flusher = None
             if self._results and self._flush_timer is None and not self.lost:
-                self._flush_timer = self._loop.call_later(FLUSH_AFTER, self._flush_now)
+                self._flush_later()
 
     async def _store_batch(self, batch: list[Transition]) -> None:
         try:

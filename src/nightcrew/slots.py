@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from random import uniform
 from time import monotonic
 
 from nightcrew.job import Grant
 
-BATCH = 512
+BATCH = 1_000
 """Most jobs in one claim."""
+ROUND = 256
+"""What has ended is stored in multiples of so many, if there are: round numbers take few statements of the store."""
 MAX_UNSETTLED = 2_048
 """Settlements that may wait for the store; past that no further job is started."""
 MAX_SPILLING = 64
 """Large results that may be on their way to the blob store; past that no further job is started."""
-MAX_PREFETCH = 1_024
+MAX_PREFETCH = 2_048
 PREFETCH_SECONDS = 0.05
 """A worker fetches ahead what it lately ran in that time: much of short jobs, nothing of long ones."""
 MEASURED_OVER = 0.02
+FLUSH_AT = 1_500
+"""Settlements that are stored at once; more than a claim brings, as mostly the next claim takes them along into its commit."""
+FLUSH_AFTER = 0.010
 POLL = 1.0
 """Seconds between two looks for jobs, though hints tell of them, while jobs run."""
 POLL_DEAF = 0.25
@@ -66,6 +72,25 @@ class Slots:
             self.prefetch = min(MAX_PREFETCH, int(self.ended / passed * PREFETCH_SECONDS))
             self.ended = 0
             self.measured_at = now
+
+
+class Pauses:
+    """How long until the next look for jobs: longer and longer while nothing happens."""
+
+    def __init__(self) -> None:
+        self.next_pause = POLL
+        """Seconds; after a hint it is set to `POLL` again."""
+
+    def take(self, running: bool, heard: bool) -> float:
+        """The next, uneven, so that workers do not look all at once."""
+        pause = min(POLL, self.next_pause) if running else self.next_pause
+        self.next_pause = min(pause * 1.5, POLL_IDLE) if heard else POLL_DEAF
+        return pause * uniform(0.8, 1.2)  # noqa: S311
+
+
+def flush_after(kinds: Iterable[Slots]) -> float:
+    """Seconds that what has ended waits for more; where jobs end fast, for the next claim."""
+    return PREFETCH_SECONDS / 2 if any(slots.prefetch >= BATCH for slots in kinds) else FLUSH_AFTER
 
 
 def journal_places(sizes: Mapping[str, int]) -> int:

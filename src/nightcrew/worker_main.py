@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -52,6 +53,7 @@ def main() -> int:
         faulthandler.register(signal.SIGUSR2, stacks, all_threads=True)
         try:
             app = load_app(spec)
+            gc.freeze()  # what was imported stays: the collector need not look at it again and again
             log_to_stderr(log_format)  # now: the app's code may have set up its own
             worker = Worker(app, journal=Path(journal), **msgspec.json.decode(settings, type=WorkerSettings))
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -447,6 +447,32 @@ async def test_a_slow_disk_stops_the_worker_before_its_journal_is_full(
     assert sorted(ran) == list(range(1_000)), "each once"
 
 
+async def test_what_is_no_round_number_is_stored_while_another_job_goes_on(
+    app: Nightcrew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many that end together are stored in round numbers. The rest must not wait for whoever takes hours."""
+    for pause in ("slots.POLL", "slots.POLL_IDLE", "slots.POLL_DEAF", "dispatch.POLL"):
+        monkeypatch.setattr(f"nightcrew.{pause}", 2 * PATIENCE)  # a look for more jobs stores what there is
+    going_on, enough = asyncio.Event(), asyncio.Event()
+
+    @app.task
+    async def take_hours() -> None:
+        going_on.set()
+        await enough.wait()
+
+    @app.task
+    async def note(n: int) -> None:
+        pass
+
+    async with working(app):
+        slow = await take_hours.aenqueue()
+        await going_on.wait()
+        jobs = await app.aenqueue_many(note.call(n) for n in range(1_111))
+        assert [await job.afinished(PATIENCE) for job in jobs] == [JobState.SUCCEEDED] * 1_111
+        enough.set()
+        assert await slow.afinished(PATIENCE) is JobState.SUCCEEDED
+
+
 async def test_a_worker_that_cannot_even_register_says_why(
     app: Nightcrew, monkeypatch: pytest.MonkeyPatch
 ) -> None:

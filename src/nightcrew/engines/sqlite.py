@@ -401,8 +401,7 @@ class _Settlements:
 def finish(db: Db, lanes: Lanes, bell: Bell, transitions: Sequence[Transition], now: float) -> list[Finished]:
     """Apply settlements whose grant is still open; refuse the others."""
     grants = OpenGrants(db, {t.grant.claim for t in transitions})
-    asked = db.execute("SELECT group_concat(seq) FROM cancel").get
-    cancelling = set(map(int, str(asked).split(","))) if asked is not None else set()
+    cancelling = grants.cancelling
     settled = _Settlements(now)
     answers: list[Finished] = []
     applied, ready = Finished.APPLIED, JobState.READY  # looked up once, not for every job

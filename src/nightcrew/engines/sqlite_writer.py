@@ -57,7 +57,8 @@ def rows(db: Db, sql: str, bindings: Sequence[Any] = ()) -> list[Any]:
     return db.execute(sql, bindings).fetchall()
 
 
-_CHUNK = 256
+_TEXT = 16_000
+"""Most characters of one statement: the driver keeps no longer one prepared."""
 _MATCHES = 100
 """Most answers of `Lanes.matching` that are kept."""
 
@@ -74,9 +75,10 @@ def insert(db: Db, head: str, columns: int, flat: list[Any], row: str = "") -> i
     of a row's values where they are not stored as they are given.
     """
     row = row or ",".join("?" * columns)
+    most = _TEXT // (len(row) + 3)
     done, written, rows = 0, 0, len(flat) // columns
     while done < rows:
-        size = min(1 << (rows - done).bit_length() - 1, _CHUNK)
+        size = 1 << min(rows - done, most).bit_length() - 1
         db.execute(_values(head, row, size), flat[done * columns : (done + size) * columns])
         written += db.changes()
         done += size
@@ -100,6 +102,9 @@ def unpack_members(data: bytes) -> dict[int, Member]:
     return {member[0]: member for member in _members.decode(data)}
 
 
+_OPEN = "SELECT origin, members, (SELECT group_concat(seq) FROM cancel) FROM claim WHERE id = ?"
+
+
 class OpenGrants:
     """The claims that a call is about, and which of their grants are still open."""
 
@@ -108,14 +113,18 @@ class OpenGrants:
         self.workers: dict[int, int] = {}
         """Who ran the jobs of a claim: not the sweeper that may hold it now."""
         self.members: dict[int, dict[int, Member]] = {}
+        self.cancelling: set[int] = set()
+        """Jobs that somebody asked to cancel."""
         self._sizes: dict[int, int] = {}
         for claim_id in claims:
-            row = db.execute("SELECT origin, members FROM claim WHERE id = ?", (claim_id,)).get
+            row = db.execute(_OPEN, (claim_id,)).get
             self.members[claim_id] = {}
             if row is not None:
                 self.workers[claim_id] = row[0]
                 self.members[claim_id] = members = unpack_members(row[1])
                 self._sizes[claim_id] = len(members)
+                if row[2] is not None:
+                    self.cancelling.update(map(int, str(row[2]).split(",")))
 
     def holds(self, grant: Grant) -> bool:
         """Whether this grant is still open: the fence."""

@@ -468,7 +468,8 @@ async def test_what_is_no_round_number_is_stored_while_another_job_goes_on(
         slow = await take_hours.aenqueue()
         await going_on.wait()
         jobs = await app.aenqueue_many(note.call(n) for n in range(1_111))
-        assert [await job.afinished(PATIENCE) for job in jobs] == [JobState.SUCCEEDED] * 1_111
+        ended = await asyncio.gather(*(job.afinished(PATIENCE) for job in jobs))
+        assert ended == [JobState.SUCCEEDED] * 1_111
         enough.set()
         assert await slow.afinished(PATIENCE) is JobState.SUCCEEDED
 

@@ -119,7 +119,8 @@ class Look:
 
     async def _records(self, ids: Sequence[str]) -> dict[str, JobRecord]:
         source = "unnest(%s::uuid[]) asked(id) JOIN {s}.job j ON j.id = asked.id".replace("{s}", self._schema)
-        found = await self._link.call(self._sql(_JOBS, from_jobs=source), [list(ids)])
+        # By `look` for its settings: left to choose, the server plans a dozen joins anew each time, 7 ms for a look of 0.5.
+        [found] = await self._link.look([(self._sql(_JOBS, from_jobs=source), [list(ids)])])
         return {row[0]: _record(row) for row in found}
 
     async def get(self, ids: Sequence[str]) -> list[JobRecord | None]:

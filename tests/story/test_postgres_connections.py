@@ -14,9 +14,12 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection
 
+from nightcrew.client import new_id
 from nightcrew.engines import postgres_link
+from nightcrew.engines.postgres import PostgresEngine
 from nightcrew.engines.postgres_address import Address
 from nightcrew.engines.postgres_link import CONNECTIONS, PREPARED, Connection, Link, Pool, Unsure
+from nightcrew.engines.postgres_look import Look
 from tests.parts import ROOT
 from tests.waiting import await_until
 
@@ -200,6 +203,21 @@ async def test_what_one_prepares_is_bounded(counted: Counted) -> None:
             for n in range(PREPARED + 20):
                 assert await connection.ask(b"SELECT %d + %%s::integer" % n, (1,)) == [(n + 1,)]
         assert await connection.ask(b"SELECT count(*) FROM pg_prepared_statements") == [(PREPARED,)]
+
+
+async def test_a_look_at_a_job_is_planned_once(postgres_url: str) -> None:
+    """Left to choose, the server plans its many joins each time, which takes ten times as long as the look."""
+    engine = PostgresEngine(postgres_url)
+    await engine.open()
+    link = Link(Address(postgres_url))
+    look = Look(link)
+    assert [await look.get([new_id()]) for _ in range(10)] == [[None]] * 10
+    [(anew, kept)] = await link.call(
+        b"SELECT sum(custom_plans), sum(generic_plans) FROM pg_prepared_statements WHERE statement LIKE '%unnest(c.ids%'"
+    )
+    assert (anew, kept) == (0, 9), "(the first was not prepared yet)"
+    link.close()
+    await engine.close()
 
 
 async def test_what_nobody_uses_is_let_go(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,7 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Claim and start jobs until cancelled. Raises `LeaseLost` when this worker was taken for dead."""
-        async with self._engine.wakeups([Topic.READY]) as hints:
+        async with self._engine.wakeups([Topic.COMING]) as hints:
             listener = self._loop.create_task(self._listen(hints))
             poll_at = 0.0
             try:

@@ -268,6 +268,8 @@ class Topic(StrEnum):
 
     READY = "ready"
     """A job was enqueued, or became due again."""
+    COMING = "coming"
+    """As `READY`, and perhaps a moment before it is there: for whoever claims, as a claim waits for it where a look would not."""
     DONE = "done"
     """A job reached a final state."""
     CONTROL = "control"

@@ -105,7 +105,7 @@ async def test_the_folder_of_the_sockets_goes_with_the_last(tmp_path: Path) -> N
     assert not folder.exists()
     late = Listener(path, [Topic.READY])
     bell.ring(Topic.READY)
-    bell.announce()
+    bell.send()
     assert await late.wait(10)
     late.close()
     bell.close()
@@ -113,19 +113,19 @@ async def test_the_folder_of_the_sockets_goes_with_the_last(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such sockets")
-async def test_who_only_takes_jobs_is_told_before_the_commit_and_others_after_it(tmp_path: Path) -> None:
+async def test_who_claims_is_told_before_the_commit_and_who_looks_after_it(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     bell = Bell(path)
-    taker, looker = Listener(path, [Topic.READY]), Listener(path, [Topic.READY, Topic.DONE])
+    claims, looks = Listener(path, [Topic.COMING]), Listener(path, [Topic.READY])
     bell.ring(Topic.READY)
     bell.announce()
-    assert await taker.wait(10)
-    assert not await looker.wait(0.05)
+    assert await claims.wait(10)
+    assert not await looks.wait(0.05)
     bell.send()
-    assert await looker.wait(10)
-    assert not await taker.wait(0.05)
-    taker.close()
-    looker.close()
+    assert await looks.wait(10)
+    assert not await claims.wait(0.05)
+    claims.close()
+    looks.close()
     bell.close()
 
 

@@ -465,7 +465,7 @@ class Link:
 
 # --- hints ------------------------------------------------------------------------------------------
 
-_LETTERS = {Topic.READY: "r", Topic.DONE: "d", Topic.CONTROL: "c"}
+_LETTERS = {Topic.READY: "r", Topic.COMING: "r", Topic.DONE: "d", Topic.CONTROL: "c"}
 _APART = 0.01
 """Seconds between two hints of one process."""
 

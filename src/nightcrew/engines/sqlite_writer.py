@@ -477,9 +477,7 @@ def _leave_folder(folder: Path | str) -> None:
 
 
 _TRIES = 20
-_LETTERS = {Topic.READY: "r", Topic.DONE: "d", Topic.CONTROL: "c"}
-_TAKES = _LETTERS[Topic.READY]
-"""What those listen to who do nothing with a hint but claim."""
+_LETTERS = {Topic.READY: "r", Topic.COMING: "a", Topic.DONE: "d", Topic.CONTROL: "c"}
 
 
 class Bell:
@@ -505,24 +503,24 @@ class Bell:
         self._topics.clear()
 
     def announce(self) -> None:
-        """Tell of jobs those who only take them, before the commit: a claim waits for the lock that we hold.
+        """Tell of jobs those who claim, before the commit: a claim waits for the lock that we hold.
 
         So they are awake by the time that it is on the disk.
         """
         if Topic.READY in self._topics:
-            self._tell(_TAKES.__eq__)
+            self._tell({_LETTERS[Topic.COMING]})
 
     def send(self) -> None:
         """Tell all others what was remembered, after the commit: they look, and are to find it."""
         letters = {_LETTERS[topic] for topic in self._topics}
         self._topics.clear()
         if letters:
-            self._tell(lambda listens: listens != _TAKES and not letters.isdisjoint(listens))
+            self._tell(letters)
 
-    def _tell(self, whom: Callable[[str], bool]) -> None:
+    def _tell(self, letters: set[str]) -> None:
         if self._socket is not None:
             for name in self._listeners():
-                if whom(name.partition("-")[0]):
+                if not letters.isdisjoint(name.partition("-")[0]):
                     self._send_to(name)
 
     def _listeners(self) -> list[str]:

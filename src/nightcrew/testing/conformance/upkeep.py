@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from nightcrew.engine import Engine, Topic, Verb
@@ -109,8 +111,21 @@ class UpkeepSuite:
     async def test_an_enqueue_wakes_other_processes(self, store: Store) -> None:
         one, other = await store.engine(), await store.engine()
         async with other.wakeups([Topic.READY]) as hints:
-            await put(one)
+            job = a_job()
+            storing = asyncio.create_task(one.enqueue([job]))
             assert await hints.wait(SOON)
+            assert await other.get([job.id]) != [None], "who looks is told when there is something to be seen"
+            await storing
+
+    async def test_who_claims_finds_what_it_was_woken_for(self, store: Store) -> None:
+        """It may be told before the commit, if its claim then waits for that."""
+        one, hand = await store.engine(), await store.hand()
+        async with hand.engine.wakeups([Topic.COMING]) as hints:
+            for _ in range(20):
+                storing = asyncio.create_task(put(one))
+                assert await hints.wait(SOON)
+                await hand.applied(won(await hand.one()))
+                await storing
 
     async def test_a_retry_wakes(self, store: Store) -> None:
         hand, other = await store.hand(), await store.engine()

@@ -30,9 +30,8 @@ from nightcrew.slots import BATCH, FLUSH_AT, MAX_UNSETTLED, POLL, ROUND, Pauses,
 
 logger = logging.getLogger("nightcrew.worker")
 
-TICK = 0.5
-TURN = 0.001
-"""Seconds that jobs which never wait may hold the event loop before others get their turn, also to fetch more."""
+TICK, TURN = 0.5, 0.001
+"""TURN: seconds that jobs which never wait may hold the event loop before others get their turn, also to fetch more."""
 
 _monotonic, _SUCCEEDED = time.monotonic, Outcome.SUCCEEDED
 
@@ -72,7 +71,7 @@ class Dispatcher:
         self._flusher: asyncio.Task[None] | None = None
         self._flush_timer: asyncio.TimerHandle | None = None
         self._working: set[asyncio.Task[None]] = set()
-        self._nudge = asyncio.Event()
+        self._nudge, self._hints = asyncio.Event(), 0
         self._pauses = Pauses()
         self._claimed = asyncio.Event()
         self._claimed.set()
@@ -136,6 +135,7 @@ class Dispatcher:
                 self._wake_all()
 
     def _wake_all(self) -> None:
+        self._hints += 1
         for slots in self._slots.values():
             slots.dry = False
         self._nudge.set()
@@ -165,6 +165,7 @@ class Dispatcher:
             for slots, count in asked
         ]
         answers: list[Claimed | BaseException]
+        hints = self._hints
         self._claimed.clear()
         try:
             answers = (
@@ -181,7 +182,7 @@ class Dispatcher:
             if isinstance(claimed, BaseException):
                 refused.append(claimed)  # raised later: what the others have brought must be taken
                 continue
-            slots.dry = len(claimed.grants) < count
+            slots.dry = len(claimed.grants) < count and hints == self._hints  # else there may be more by now
             slots.fetched_at = now
             due = claimed.next_due
             self._take(slots, claimed.grants)
@@ -374,8 +375,7 @@ class Dispatcher:
 
     def _flush_later(self) -> None:
         # At once when this was the last; but not while others are about to end too.
-        idle = not self._runs and not self._queued()
-        after = 0.0 if idle else flush_after(self._slots.values())
+        after = flush_after(self._slots.values()) if self._runs or self._queued() else 0.0
         self._flush_timer = self._loop.call_later(after, self._flush_now)
 
     def _flush_now(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from nightcrew import Blob, Context, JobFailed, JobState, Nightcrew, Retry, Stopped, Worker
+from nightcrew import Blob, Context, Job, JobFailed, JobState, Nightcrew, Retry, Stopped, Worker
 from nightcrew.engine import Claimed, ClaimRequest, Engine, Finished, WorkerStatus
 from nightcrew.errors import EngineBusy, EngineError, StorageFull
 from nightcrew.job import Outcome, Transition
@@ -451,8 +451,7 @@ async def test_what_is_no_round_number_is_stored_while_another_job_goes_on(
     app: Nightcrew, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Many that end together are stored in round numbers. The rest must not wait for whoever takes hours."""
-    for pause in ("slots.POLL", "slots.POLL_IDLE", "slots.POLL_DEAF", "dispatch.POLL"):
-        monkeypatch.setattr(f"nightcrew.{pause}", 2 * PATIENCE)  # a look for more jobs stores what there is
+    look_rarely(monkeypatch)  # it would also store what there is
     going_on, enough = asyncio.Event(), asyncio.Event()
 
     @app.task
@@ -494,6 +493,37 @@ async def test_a_worker_that_cannot_even_register_says_why(
 
 
 # --- claiming -------------------------------------------------------------------------------------
+
+
+def look_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have workers look for jobs when they are told of them, and only then."""
+    for pause in ("slots.POLL", "slots.POLL_IDLE", "slots.POLL_DEAF", "dispatch.POLL"):
+        monkeypatch.setattr(f"nightcrew.{pause}", 2 * PATIENCE)
+
+
+async def test_what_is_told_while_a_claim_finds_nothing_is_not_forgotten(
+    app: Nightcrew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hint may be heard before the answer of a claim that had looked earlier."""
+    look_rarely(monkeypatch)
+    claim = type(app.engine).claim
+    told: list[Job[str]] = []
+
+    @app.task
+    async def hello() -> str:
+        return "hello"
+
+    async def claim_slowly(this: Engine, request: ClaimRequest) -> Claimed:
+        claimed = await claim(this, request)
+        if not told:
+            told.append(await hello.aenqueue())
+            await asyncio.sleep(0.2)  # sleeps: the hint comes first
+        return claimed
+
+    monkeypatch.setattr(type(app.engine), "claim", claim_slowly)
+    async with working(app):
+        await await_until(lambda: told)
+        assert await told[0].aresult(PATIENCE) == "hello"
 
 
 async def test_a_busy_kind_does_not_keep_due_jobs_of_another_waiting(app: Nightcrew) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nightcrew.dispatch import wanted
+from nightcrew.engine import EngineLimits
 from nightcrew.slots import BATCH, MAX_PREFETCH, MEASURED_OVER, PREFETCH_SECONDS, Slots
 from tests.unit.runs import grant
 
@@ -33,6 +34,10 @@ def slots(size: int = 10, *, busy: int = 0, queued: int = 0, prefetch: int = 0) 
 )
 def test_as_much_as_there_is_room_for(place: Slots, count: int) -> None:
     assert wanted(place) == count
+
+
+def test_a_claim_is_no_larger_than_engines_take() -> None:
+    assert EngineLimits().claim >= BATCH
 
 
 def test_nothing_is_asked_for_where_there_was_nothing() -> None:

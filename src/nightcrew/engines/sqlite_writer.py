@@ -102,7 +102,9 @@ def unpack_members(data: bytes) -> dict[int, Member]:
     return {member[0]: member for member in _members.decode(data)}
 
 
-_OPEN = "SELECT origin, members, (SELECT group_concat(seq) FROM cancel) FROM claim WHERE id = ?"
+_OPEN = "SELECT origin, members, {cancelling} FROM claim WHERE id = ?"
+_FIRST = _OPEN.format(cancelling="(SELECT group_concat(seq) FROM cancel)")
+_OTHER = _OPEN.format(cancelling="NULL")
 
 
 class OpenGrants:
@@ -117,7 +119,7 @@ class OpenGrants:
         """Jobs that somebody asked to cancel."""
         self._sizes: dict[int, int] = {}
         for claim_id in claims:
-            row = db.execute(_OPEN, (claim_id,)).get
+            row = db.execute(_OTHER if self.workers else _FIRST, (claim_id,)).get
             self.members[claim_id] = {}
             if row is not None:
                 self.workers[claim_id] = row[0]
@@ -376,6 +378,7 @@ class Writer:
             # One of them may be at fault: each on its own, so that it does not fail its neighbours.
             for call in group:
                 self._write([call])
+                self._tell(self.bell.send)  # now: the next may fail, and what was to be told is forgotten
 
     def _commit(self, group: list[_Call]) -> None:
         db = self.db
@@ -410,6 +413,7 @@ class Writer:
         """Whether commits wait for the disk, from now on. Not while others wait for us, as far as we know before."""
         if wanted is self._synced:
             return
+        self._synced = False
         try:
             self.db.execute(SYNCED if wanted else "PRAGMA synchronous = NORMAL")
         except apsw.Error as error:
@@ -419,7 +423,7 @@ class Writer:
     def _tell(self, tell: Callable[[], None]) -> None:
         try:
             tell()
-        except Exception:  # what is committed is committed: a hint less must not look like a failure
+        except Exception:  # a hint less must neither look like a failure nor be one
             logger.warning("could not wake the listeners of %s", self._path, exc_info=True)
 
     def _answer(self, group: list[_Call]) -> None:
@@ -495,11 +499,11 @@ class Bell:
             self._socket.setblocking(False)
 
     def ring(self, topic: Topic) -> None:
-        """Remember what to tell once the transaction is committed."""
+        """Remember what to tell of this transaction."""
         self._topics.add(topic)
 
     def forget(self) -> None:
-        """Tell nothing: it was rolled back."""
+        """Tell no more of it: it was rolled back."""
         self._topics.clear()
 
     def announce(self) -> None:

@@ -199,7 +199,7 @@ class Nightcrew(Tasks):
         transaction = shared(call.transaction for call, _ in made)
         if transaction is not None:
             return self._made(made, await astore_in(self._app, transaction, jobs))
-        return self._made(made, await self._app.hop(self._app.store, jobs))
+        return self._made(made, await self._app.astore(jobs))
 
     def _made(self, made: list[tuple[Call[T], NewJob]], existing: list[JobRecord | None]) -> list[Job[T]]:
         return [

@@ -54,6 +54,7 @@ SETTLE = 0.002
 """Seconds between looks at awaited jobs when hints come thick."""
 LINGER = 2.0
 """Seconds to keep listening after the last awaited job, as the next is often not far."""
+_EXISTING = Enqueued.EXISTING  # looked up once, not for every job
 
 
 class AppClient:
@@ -84,7 +85,6 @@ class AppClient:
         self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
     ) -> Coroutine[Any, Any, T]:
         """Run a coroutine function on the home loop: await what this returns."""
-        # Not a coroutine function itself: one layer less to pass, on every enqueue.
         if self._is_open_here():
             return function(*args, **kwargs)
         return self.portal.hop(function, *args, **kwargs)
@@ -179,21 +179,27 @@ class AppClient:
 
     # what tasks and handles ask, on the home loop
 
-    def store(self, jobs: Sequence[NewJob]) -> Coroutine[Any, Any, list[JobRecord | None]]:
+    def astore(self, jobs: Sequence[NewJob]) -> Coroutine[Any, Any, list[JobRecord | None]]:
+        """As `store`, from any loop: await what this returns."""
+        # Every enqueue passes here: one look at where it is, and no layer that only passes on.
+        engine = self._engine
+        if engine is None or not self._is_open_here():
+            return self.portal.hop(self.store, jobs)
+        return self._store_traced(engine, jobs) if TRACING in sys.modules else self._store(engine, jobs)
+
+    async def store(self, jobs: Sequence[NewJob]) -> list[JobRecord | None]:
         """Store jobs; None for each that was created, and the one that was there already for others.
 
         In batches as large as the engine takes; arguments that are too large go to the blob store.
         """
-        return self._store_traced(jobs) if TRACING in sys.modules else self._store(jobs)
+        await self.ready()
+        return await self.astore(jobs)
 
-    async def _store_traced(self, jobs: Sequence[NewJob]) -> list[JobRecord | None]:
+    async def _store_traced(self, engine: Engine, jobs: Sequence[NewJob]) -> list[JobRecord | None]:
         with enqueueing(jobs) as traced:
-            return await self._store(traced)
+            return await self._store(engine, traced)
 
-    async def _store(self, jobs: Sequence[NewJob]) -> list[JobRecord | None]:
-        engine = self._engine
-        if engine is None or not self._is_open_here():
-            engine = await self.ready()
+    async def _store(self, engine: Engine, jobs: Sequence[NewJob]) -> list[JobRecord | None]:
         limit = self._inline
         if self.keys is not None:
             jobs = await seal_jobs(self.keys, jobs)
@@ -208,14 +214,14 @@ class AppClient:
             done = []
             for part in batches(jobs, limits):
                 done.extend(await engine.enqueue(part))
-        if Enqueued.EXISTING not in done:
+        if _EXISTING not in done:
             return [None] * len(done)
         return await self.existing(jobs, done)
 
     async def existing(self, jobs: Sequence[NewJob], done: list[Enqueued]) -> list[JobRecord | None]:
         """The jobs that were there already: None for the others, and for what nobody else can see yet."""
         engine = await self.ready()
-        ids = [job.id for job, what in zip(jobs, done, strict=True) if what is Enqueued.EXISTING]
+        ids = [job.id for job, what in zip(jobs, done, strict=True) if what is _EXISTING]
         found = dict(zip(ids, await engine.get(ids), strict=True))
         return [found.get(job.id) for job in jobs]
 
@@ -224,20 +230,12 @@ class AppClient:
 
         Raises `ConfigurationError` for an engine that none can join.
         """
-        if TRACING in sys.modules:
-            with enqueueing(jobs) as traced:
-                return await self._prepare(traced)
-        return await self._prepare(jobs)
-
-    async def _prepare(
-        self, jobs: Sequence[NewJob]
-    ) -> tuple[Joining, list[tuple[Sequence[NewJob], Request]]]:
         engine = await self.ready()
         joining, limits = joining_of(engine), engine.limits
-        if self.keys is not None:
-            jobs = await seal_jobs(self.keys, jobs)
-        whole = [await self._spilled(job) if len(job.args) > self._inline else job for job in jobs]
-        return joining, [(part, await joining.enqueue(part)) for part in batches(whole, limits)]
+        with enqueueing(jobs) if TRACING in sys.modules else contextlib.nullcontext(jobs) as traced:
+            sealed = traced if self.keys is None else await seal_jobs(self.keys, traced)
+            whole = [await self._spilled(job) if len(job.args) > self._inline else job for job in sealed]
+            return joining, [(part, await joining.enqueue(part)) for part in batches(whole, limits)]
 
     def hint(self, delay: float) -> None:
         """Tell workers that jobs are ready, after so many seconds. From any thread; waits for nothing."""

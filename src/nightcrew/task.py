@@ -35,8 +35,12 @@ R_co = TypeVar("R_co", covariant=True)
 class Client(JoiningClient, Protocol):
     """What tasks and job handles need of an app. The awaited methods run on its home loop."""
 
-    def store(self, jobs: Sequence[NewJob]) -> Coroutine[Any, Any, list[JobRecord | None]]:
+    async def store(self, jobs: Sequence[NewJob]) -> list[JobRecord | None]:
         """Store jobs; None for each that was created, and the one that was there already for others."""
+        ...
+
+    def astore(self, jobs: Sequence[NewJob]) -> Coroutine[Any, Any, list[JobRecord | None]]:
+        """As `store`, from any loop."""
         ...
 
     async def fetch(self, job_id: str) -> JobRecord:
@@ -314,7 +318,7 @@ class Call(Generic[R_co]):
         if transaction is not None:
             [existing] = await astore_in(client, transaction, (new,))
         else:
-            [existing] = await client.hop(client.store, (new,))
+            [existing] = await client.astore((new,))
         return Job(client, self._task, new.id, new, existing)
 
 

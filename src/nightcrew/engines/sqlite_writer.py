@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 import apsw
@@ -285,7 +285,6 @@ class _Call(msgspec.Struct):
     run: Run
     loop: asyncio.AbstractEventLoop
     answer: asyncio.Future[Any]
-    asked_at: float
     result: Any = None
     error: Exception | None = None
 
@@ -300,11 +299,14 @@ class Writer:
         self.db = self._connection.db
         # Ours wait at the lock; SQLite's own handler would sleep in coarse steps (130 ms seen).
         self._lock = WriteLock(path)
-        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._calls: list[_Call] = []
         self._gate = threading.Lock()
+        """Held to change what follows: nothing comes behind the last word."""
         self._closing = False
+        self._wanted: SimpleQueue[None] = SimpleQueue()
+        """What the thread waits for: a word at the first call, and at the last."""
         self._busy_since: float | None = None
-        """When the first of the group that is being written was asked for."""
+        """When the group that is being written was taken up."""
         self._rolled_back: list[Callable[[], None]] = []
         self._synced = True
         """As `Connection` opens it."""
@@ -322,44 +324,49 @@ class Writer:
 
     def call(self, run: Run) -> asyncio.Future[Any]:
         """Have `run` executed in the next transaction; the future is answered after its commit."""
-        now = time.monotonic()
         busy_since = self._busy_since
-        if busy_since is not None and now - busy_since > BUSY_TIMEOUT:
+        if busy_since is not None and time.monotonic() - busy_since > BUSY_TIMEOUT:
             raise EngineBusy(
                 f"{self._path} has been locked by another process for more than "
                 f"{BUSY_TIMEOUT:.0f} s: nothing was written; look for a stopped or hanging process"
             )
         loop = asyncio.get_running_loop()
-        call = _Call(run, loop, loop.create_future(), now)
-        with self._gate:  # nothing comes behind the last word
+        call = _Call(run, loop, loop.create_future())
+        with self._gate:
             if self._closing:
                 raise EngineClosed(f"the engine on {self._path} is closed; open it before use")
-            self._calls.put(call)
+            if not self._calls:
+                self._wanted.put(None)
+            self._calls.append(call)
         return call.answer
 
     def close(self) -> None:
         """Write what was accepted, then end the thread, if it has begun, and let the file go."""
         with self._gate:
             self._closing = True
-            self._calls.put(None)
+            self._wanted.put(None)
         if self._thread.ident is not None:
             self._thread.join()
         self._lock.close()
         self.bell.close()
         self._connection.close()
 
+    def _taken(self) -> list[_Call]:
+        """Wait for calls, and take them up: `GROUP` at most."""
+        self._wanted.get()
+        with self._gate:
+            taken, self._calls = self._calls[:GROUP], self._calls[GROUP:]
+            if self._calls:
+                self._wanted.put(None)
+        return taken
+
     def _work(self) -> None:
-        closing = False
-        while not closing:
-            taken = [self._calls.get()]
-            with contextlib.suppress(Empty):
-                while len(taken) < GROUP:
-                    taken.append(self._calls.get_nowait())
-            closing = taken[-1] is None
+        while not self._closing or self._calls:  # in this order: nothing comes once we close
+            taken = self._taken()
             # Whoever gave up waiting has been told nothing, so nothing is owed.
-            group = [call for call in taken if call is not None and not call.answer.cancelled()]
+            group = [call for call in taken if not call.answer.cancelled()]
             if group:
-                self._busy_since = group[0].asked_at
+                self._busy_since = time.monotonic()
                 self._write(group)
                 # First the answer, which takes no system call but one: to look who listens takes longer.
                 self._answer(group)
@@ -428,13 +435,10 @@ class Writer:
 
     def _answer(self, group: list[_Call]) -> None:
         # One call into each loop for all its callers.
-        loops: dict[asyncio.AbstractEventLoop, list[_Call]] = {}
-        for call in group:
-            loops.setdefault(call.loop, []).append(call)
-        for loop, calls in loops.items():
+        for loop in {call.loop for call in group}:
             # A loop closed meanwhile has nobody left to tell.
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(_settle, calls)
+                loop.call_soon_threadsafe(_settle, [call for call in group if call.loop is loop])
 
 
 def _settle(calls: list[_Call]) -> None:

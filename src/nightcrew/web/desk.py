@@ -161,7 +161,7 @@ class Desk:
             jobs = [msgspec.structs.replace(new, id=its) for new, its in zip(jobs, keyed.jobs, strict=True)]
         client = self.app.client
         done = []
-        for new, existing in zip(jobs, await client.hop(client.store, jobs), strict=True):
+        for new, existing in zip(jobs, await client.astore(jobs), strict=True):
             if existing is not None and not sees(who, existing):
                 raise _taken(new.id)
             done.append((new.id, existing is None))
@@ -296,7 +296,7 @@ class Desk:
             codec=old.codec,
         )
         client = self.app.client
-        await client.hop(client.store, (new,))
+        await client.astore((new,))
         return await self.job(who, new.id)
 
     async def retry(self, who: Who, job_id: str, args: dict[str, Any] | None = None) -> JobRecord:

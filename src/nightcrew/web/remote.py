@@ -126,7 +126,7 @@ class Remote:
                     f"the arguments of these jobs have more than {MAX_SPILLED:,} bytes; enqueue fewer at once"
                 )
         client = self._desk.app.client
-        existing = await client.hop(client.store, jobs)
+        existing = await client.astore(jobs)
         for new, there in zip(jobs, existing, strict=True):
             if there is not None and not sees(visit.who, there):
                 raise Refused(

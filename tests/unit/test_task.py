@@ -40,6 +40,8 @@ class Desk:
         self.jobs.extend(jobs)
         return [self.there] * len(jobs)
 
+    astore = store
+
     async def fetch(self, job_id: str) -> JobRecord:
         raise JobNotFound(job_id)
 

@@ -405,13 +405,16 @@ def finish(db: Db, lanes: Lanes, bell: Bell, transitions: Sequence[Transition], 
     settled = _Settlements(now)
     answers: list[Finished] = []
     applied, ready = Finished.APPLIED, JobState.READY  # looked up once, not for every job
-    for n, t in enumerate(transitions):
+    last, members, worker = -1, {}, 0
+    for t in transitions:
         grant, state = t.grant, t.state
-        claim_id, seq = grant.claim, grant.seq
-        members = grants.members[claim_id]
+        seq = grant.seq
+        if grant.claim != last:  # mostly it is that of the one before
+            last = grant.claim
+            members, worker = grants.members[last], grants.workers.get(last, 0)
         member = members.get(seq)
         if member is None or member[1] != grant.fence:
-            answers.append(_settled_before(db, grant, transitions[:n], answers))
+            answers.append(_settled_before(db, grant, transitions[: len(answers)], answers))
             continue
         del members[seq]
         answers.append(applied)
@@ -422,9 +425,9 @@ def finish(db: Db, lanes: Lanes, bell: Bell, transitions: Sequence[Transition], 
                 state = JobState.CANCELLED
         if state is ready:
             stream = stream_of(lanes.id(db, grant.queue, grant.task), grant.priority)
-            settled.come_back(t, stream, grants.workers[claim_id])
+            settled.come_back(t, stream, worker)
         else:
-            settled.end(t, state, grants.workers[claim_id])
+            settled.end(t, state, worker)
     settled.write(db, bell)
     grants.store()
     return answers

@@ -18,3 +18,10 @@ class TestPostgres(EngineSuite):
         clock = ManualClock()
         async with Store(lambda: PostgresEngine(postgres_url, clock=clock), clock) as store:
             yield store
+
+    async def test_who_asks_when_the_last_transaction_ends_is_answered(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With one transaction at a time, that is the moment at which all of them ask again."""
+        monkeypatch.setattr("nightcrew.engines.postgres.STORING", 1)
+        await self.test_who_asks_again_and_again_is_always_answered(store)

@@ -37,7 +37,7 @@ def settle(db: Db) -> str:
 
 async def asked_of_sqlite(path: Path, *runs: Run) -> tuple[list[str], int]:
     """Every statement of calls, each a group of its own, and the rows they left."""
-    writer = Writer(path, lambda db, runs: [each(db) for each in runs])
+    writer = Writer(path, lambda db, _, runs: [each(db) for each in runs])
     writer.db.execute("CREATE TABLE t (x)")
     said: list[str] = []
 
@@ -80,7 +80,7 @@ async def test_after_a_failure_commits_are_synced_again(tmp_path: Path) -> None:
         def __call__(self, db: Db) -> str:
             raise RuntimeError("no")
 
-    writer = Writer(tmp_path / "x.db", lambda db, runs: [each(db) for each in runs])
+    writer = Writer(tmp_path / "x.db", lambda db, _, runs: [each(db) for each in runs])
     writer.db.execute("CREATE TABLE t (x)")
     writer.start()
     try:

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from fnmatch import fnmatchcase
+from itertools import accumulate
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -352,6 +353,13 @@ class Bounds:
 
 # --- the engine -------------------------------------------------------------------------------------
 
+STORING = 2
+"""Transactions for what is asked for at once: while the server works on one, we work for the callers of the other."""
+SHARE = 16
+"""Fewer callers than this are not shared out among them."""
+
+_Asked = tuple[Sequence[NewJob], asyncio.Future[list[Enqueued]]]
+
 
 class PostgresEngine:
     """Jobs in a schema of a PostgreSQL database. See `nightcrew.engine.Engine` for what the methods promise."""
@@ -370,8 +378,9 @@ class PostgresEngine:
         self._streams = _Streams()
         self._bounds = Bounds()
         self._turns = 0
-        self._waiting: list[tuple[Sequence[NewJob], asyncio.Future[list[Enqueued]]]] = []
-        self._storing: asyncio.Task[None] | None = None
+        self._waiting: list[_Asked] = []
+        self._storing: dict[asyncio.Task[None], bool] = {}
+        """Those that store what waits, and whether they wait for the server."""
 
     async def open(self) -> None:
         """Connect; make or update the schema."""
@@ -390,15 +399,11 @@ class PostgresEngine:
 
     async def close(self) -> None:
         """Store what was accepted, and let the connections go."""
-        if (
-            self._link is not None
-            and self._forks == forks.count
-            and self._storing is not None
-            and self._link.is_here
-        ):
-            await asyncio.wait([self._storing])
+        here = self._forks == forks.count
+        if here and self._storing and self._link is not None and self._link.is_here:
+            await asyncio.wait(self._storing)
         link, self._link = self._link, None
-        if link is None or self._forks != forks.count:
+        if link is None or not here:
             return
         if self._bell is not None:
             await self._bell.close()
@@ -446,27 +451,32 @@ class PostgresEngine:
         loop = asyncio.get_running_loop()
         stored: asyncio.Future[list[Enqueued]] = loop.create_future()
         self._waiting.append((jobs, stored))
-        if self._storing is None:
-            self._storing = loop.create_task(self._store_waiting())
+        if len(self._storing) < STORING:
+            self._storing[loop.create_task(self._store_waiting())] = False
         return await stored
 
     async def _store_waiting(self) -> None:
-        """Store what all callers since the last time have asked for, in one transaction."""
+        """Store what callers have asked for since the last time, in one transaction, until nobody waits."""
+        this = asyncio.current_task()
+        assert this is not None
         try:
             while self._waiting:
-                size = 0
-                group: list[tuple[Sequence[NewJob], asyncio.Future[list[Enqueued]]]] = []
-                while self._waiting and (not group or size + len(self._waiting[0][0]) <= self.limits.batch):
-                    call = self._waiting.pop(0)
-                    size += len(call[0])
-                    group.append(call)
+                group, self._storing[this] = self._take_group(), True
                 await self._store_group(group)
+                self._storing[this] = False
         finally:
-            self._storing = None
+            del self._storing[this]  # here: who asks before it has quite ended must not count on it
 
-    async def _store_group(
-        self, group: list[tuple[Sequence[NewJob], asyncio.Future[list[Enqueued]]]]
-    ) -> None:
+    def _take_group(self) -> list[_Asked]:
+        """Of what waits, an equal share for each transaction that is free."""
+        free = STORING - sum(self._storing.values())
+        share = max(SHARE, -(-len(self._waiting) // free))
+        sizes = accumulate(len(jobs) for jobs, _ in self._waiting[:share])
+        count = max(1, sum(size <= self.limits.batch for size in sizes))
+        group, self._waiting = self._waiting[:count], self._waiting[count:]
+        return group
+
+    async def _store_group(self, group: list[_Asked]) -> None:
         try:
             answers = await self._store([job for jobs, _ in group for job in jobs])
         except Exception as error:

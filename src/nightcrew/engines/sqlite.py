@@ -533,10 +533,10 @@ class SqliteEngine:
         steps, self._steps = self._steps, []
         return steps
 
-    def _run_group(self, db: Db, runs: list[Run]) -> list[Any]:
+    def _run_group(self, db: Db, bell: Bell, runs: list[Run]) -> list[Any]:
         """Run a group's calls in its transaction, with all their enqueues written as one."""
         jobs = [job for run in runs if isinstance(run, EnqueueCall) for job in run.jobs]
-        answers = enqueue(db, self._lanes, self._bell(), jobs, self._clock.wall()) if jobs else []
+        answers = enqueue(db, self._lanes, bell, jobs, self._clock.wall()) if jobs else []
         results: list[Any] = []
         answered = 0
         for run in runs:
@@ -556,6 +556,7 @@ class SqliteEngine:
         return writer
 
     def _bell(self) -> Bell:
+        """Asked for while we are open: what was accepted by then is written though we close."""
         return self._open_writer().bell
 
     async def _write(self, run: Callable[[Db], T]) -> T:
@@ -593,9 +594,8 @@ class SqliteEngine:
     async def finish(self, transitions: Sequence[Transition]) -> list[Finished]:
         """End grants, each on its own: one that was lost does not touch its neighbours."""
         check_batch(len(transitions), self.limits.batch, "finish")
-        return await self._write(
-            lambda db: finish(db, self._lanes, self._bell(), transitions, self._clock.wall())
-        )
+        bell = self._bell()
+        return await self._write(lambda db: finish(db, self._lanes, bell, transitions, self._clock.wall()))
 
     # running
 
@@ -617,9 +617,9 @@ class SqliteEngine:
 
     async def sweep(self, worker: str, dead: Sequence[str] = ()) -> Swept:
         """Stage due jobs, take over the jobs of dead workers, prune a little."""
-        now, steady = self._clock.wall(), self._clock.steady()
+        now, steady, bell = self._clock.wall(), self._clock.steady(), self._bell()
         return await self._write(
-            lambda db: upkeep.sweep(db, self._bell(), self._hand, worker, dead, now, steady, self._boot)
+            lambda db: upkeep.sweep(db, bell, self._hand, worker, dead, now, steady, self._boot)
         )
 
     async def unused_blobs(self, blobs: Sequence[str]) -> list[str]:
@@ -674,7 +674,8 @@ class SqliteEngine:
     async def change(self, ids: Sequence[str], verb: Verb) -> list[Changed]:
         """Cancel or retry jobs."""
         check_batch(len(ids), self.limits.batch, "change")
-        return await self._write(lambda db: upkeep.change(db, self._bell(), ids, verb, self._clock.wall()))
+        bell = self._bell()
+        return await self._write(lambda db: upkeep.change(db, bell, ids, verb, self._clock.wall()))
 
     # documents
 
@@ -686,8 +687,9 @@ class SqliteEngine:
     async def save(self, kind: str, key: str, value: bytes | None, version: int | None = None) -> int:
         """Store a document, or with None for a value delete it; return its new version, 0 for none."""
         check_document(kind, key, value, self.limits.inline_bytes)
+        bell = self._bell()
         saved = await self._write(
-            lambda db: sqlite_documents.save(db, self._bell(), kind, key, value, version, self._clock.wall())
+            lambda db: sqlite_documents.save(db, bell, kind, key, value, version, self._clock.wall())
         )
         if isinstance(saved, VersionConflict):
             raise saved

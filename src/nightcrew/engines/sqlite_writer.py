@@ -292,7 +292,7 @@ class _Call(msgspec.Struct):
 class Writer:
     """The thread that owns the write connection."""
 
-    def __init__(self, path: Path, run_group: Callable[[Db, list[Run]], list[Any]]) -> None:
+    def __init__(self, path: Path, run_group: Callable[[Db, Bell, list[Run]], list[Any]]) -> None:
         self._path = path
         self._run_group = run_group
         self._connection = Connection(path)
@@ -395,13 +395,13 @@ class Writer:
         with self._lock:
             try:
                 begin(db)
-                results = self._run_group(db, runs)
+                results = self._run_group(db, self.bell, runs)
                 if relaxed and not all(map(_bears_loss, runs, results)):
                     # Only now is it known; and within a transaction it cannot be changed.
                     db.execute("ROLLBACK")
                     self._wait_for_disk(True)
                     begin(db)
-                    results = self._run_group(db, runs)
+                    results = self._run_group(db, self.bell, runs)
                 self._tell(self.bell.announce)
                 db.execute("COMMIT")
             except BaseException as error:

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from nightcrew.engine import Finished, Verb
+from nightcrew.engine import Enqueued, Finished, Verb
 from nightcrew.job import Grant, JobState
 from nightcrew.testing.conformance.stage import Hand, Store, a_job, everything, put, returned, won
 
@@ -66,6 +66,43 @@ class CrowdSuite:
         assert sorted(grant.id for grant in grants) == sorted(job.id for job in jobs)
         answers = await asyncio.gather(*(hand.finish(won(grant)) for grant in grants))
         assert answers == [[Finished.APPLIED]] * 200
+
+    async def test_who_asks_again_and_again_is_always_answered(self, store: Store) -> None:
+        """Also when all ask at the very moment when the engine has nothing left to store."""
+        engine = await store.engine()
+
+        async def caller() -> None:
+            for _ in range(10):
+                assert await engine.enqueue([a_job()]) == [Enqueued.CREATED]
+
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(caller() for _ in range(40)))
+        assert len(await everything(engine)) == 400
+
+    async def test_jobs_that_many_ask_for_at_once_are_stored_once(self, store: Store) -> None:
+        """However an engine shares them out among its transactions, and in whatever order they come."""
+        hand = await store.hand()
+        jobs = [a_job() for _ in range(8)]
+        asked = [jobs[number % 8 :] + jobs[: number % 8] for number in range(100)]
+        answers = await asyncio.gather(*map(hand.engine.enqueue, asked))
+        created = Counter(
+            job.id
+            for calls, answer in zip(asked, answers, strict=True)
+            for job, what in zip(calls, answer, strict=True)
+            if what is Enqueued.CREATED
+        )
+        assert created == Counter(job.id for job in jobs)
+        assert sorted(grant.id for grant in await hand.claim(100)) == sorted(job.id for job in jobs)
+
+    async def test_what_many_have_asked_for_is_stored_before_it_closes(self, store: Store) -> None:
+        engine = await store.engine()
+        jobs = [a_job() for _ in range(100)]
+        asked = [asyncio.create_task(engine.enqueue([job])) for job in jobs]
+        await asyncio.sleep(0)
+        await engine.close()
+        assert await asyncio.gather(*asked) == [[Enqueued.CREATED]] * 100
+        found = await (await store.engine()).get([job.id for job in jobs])
+        assert [record.id for record in found if record is not None] == [job.id for job in jobs]
 
     async def test_a_race_to_settle_one_grant_has_one_winner(self, store: Store) -> None:
         """The worker, the sweeper and a person, all at once, many times over."""

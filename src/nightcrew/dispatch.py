@@ -54,8 +54,9 @@ class Dispatcher:
         self._worker, self._queues = worker, queues
         self._journal, self._variables, self._thread_lost = journal, variables, thread_lost
         self._plans = {name: Plan(task) for name, task in app.tasks.items()}
+        most, known = min(BATCH, self._engine.limits.claim), self._plans.items()
         self._slots = {
-            kind: Slots(kind, size, tuple(name for name, plan in self._plans.items() if plan.kind == kind))
+            kind: Slots(kind, size, tuple(name for name, plan in known if plan.kind == kind), most)
             for kind, size in sizes.items()
         }
         self.notes = Notes(self._engine, self._loop)
@@ -72,8 +73,7 @@ class Dispatcher:
         self._flush_timer: asyncio.TimerHandle | None = None
         self._working: set[asyncio.Task[None]] = set()
         self._nudge, self._hints = asyncio.Event(), 0
-        self._pauses = Pauses()
-        self._claimed = asyncio.Event()
+        self._claimed, self._pauses = asyncio.Event(), Pauses()
         self._claimed.set()
         self._full = False
         """So much waits to be stored that no further job is started."""
@@ -497,4 +497,4 @@ def wanted(slots: Slots) -> int:
     """How many jobs to claim for these slots now."""
     if not slots.tasks or slots.dry or len(slots.queue) > slots.prefetch // 2:
         return 0
-    return max(0, min(slots.size + slots.prefetch - slots.busy - len(slots.queue), BATCH))
+    return max(0, min(slots.size + slots.prefetch - slots.busy - len(slots.queue), slots.most))

@@ -11,7 +11,7 @@ from time import monotonic
 from nightcrew.job import Grant
 
 BATCH = 1_000
-"""Most jobs in one claim."""
+"""Most jobs in one claim, where the engine grants so many."""
 ROUND = 256
 """What has ended is stored in multiples of so many, if there are: round numbers take few statements of the store."""
 MAX_UNSETTLED = 2_048
@@ -42,6 +42,8 @@ class Slots:
     kind: str
     size: int
     tasks: tuple[str, ...]
+    most: int = BATCH
+    """In one claim."""
     queue: deque[Grant] = field(default_factory=deque)
     busy: int = 0
     prefetch: int = 0

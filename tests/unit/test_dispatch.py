@@ -36,7 +36,8 @@ def test_as_much_as_there_is_room_for(place: Slots, count: int) -> None:
     assert wanted(place) == count
 
 
-def test_a_claim_is_no_larger_than_engines_take() -> None:
+def test_a_claim_is_no_larger_than_the_engine_grants() -> None:
+    assert wanted(Slots("async", 2_000, ("a",), most=7)) == 7
     assert EngineLimits().claim >= BATCH
 
 

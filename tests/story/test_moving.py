@@ -184,7 +184,7 @@ def test_the_order_stays(old_url: str, postgres_url: str) -> None:
         got: list[str] = []
         while len(got) < 1_200:
             # Every eighth claim takes the oldest, whatever its priority: so one alone takes all that it may.
-            answer = await engine.claim(ClaimRequest(hand.id, ("default",), ("work",), 1_000))
+            answer = await engine.claim(ClaimRequest(hand.id, ("default",), ("work",), engine.limits.claim))
             got += [grant.id for grant in answer.grants]
         await engine.close()
         return got

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from nightcrew.engine import Topic
-from nightcrew.engines.sqlite_writer import BearsLoss, Bell, Db, Listener, Run, Writer, wake_folder
+from nightcrew.engines.sqlite_writer import GROUP, BearsLoss, Bell, Db, Listener, Run, Writer, wake_folder
+from nightcrew.errors import EngineBusy, EngineClosed
+from tests.waiting import await_until
 
 
 class Claim(BearsLoss):
@@ -143,3 +147,72 @@ def test_who_comes_while_the_last_goes_is_heard(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(3) as threads:
         assert all(threads.map(lambda _: asyncio.run(come_and_go()), range(3)))
+
+
+async def test_more_calls_than_one_commit_takes_are_all_answered_though_it_closes(tmp_path: Path) -> None:
+    groups: list[int] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def run_group(db: Db, _: Bell, runs: list[Run]) -> list[Any]:
+        groups.append(len(runs))
+        return [each(db) for each in runs]
+
+    def first(_: Db) -> str:
+        begun.set()
+        go_on.wait()
+        return "first"
+
+    writer = Writer(tmp_path / "x.db", run_group)
+    writer.db.execute("CREATE TABLE t (x)")
+    writer.start()
+    calls = [writer.call(first)]
+    await await_until(begun.is_set)
+    calls += [writer.call(settle) for _ in range(2 * GROUP + 1)]
+    closing = asyncio.create_task(asyncio.to_thread(writer.close))
+    go_on.set()
+    assert await asyncio.gather(*calls) == ["first", *["settled"] * (2 * GROUP + 1)]
+    await closing
+    assert groups == [1, GROUP, GROUP, 1]
+    with pytest.raises(EngineClosed):
+        await writer.call(settle)
+
+
+async def test_while_others_have_waited_too_long_nobody_begins_to_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nightcrew.engines.sqlite_writer.BUSY_TIMEOUT", 0.5)
+    path = tmp_path / "x.db"
+    writer = Writer(path, lambda db, _, runs: [each(db) for each in runs])
+    writer.db.execute("CREATE TABLE t (x)")
+    other = apsw.Connection(str(path))
+    other.execute("BEGIN IMMEDIATE")
+    tried: list[str] = []
+    given_up: list[asyncio.Future[Any]] = []
+
+    def note(cursor: object, sql: str, bindings: object) -> bool:
+        tried.append(sql)
+        return True
+
+    def refused() -> bool:
+        try:
+            call = writer.call(settle)
+        except EngineBusy:
+            return True
+        call.cancel()
+        return False
+
+    writer.db.exec_trace = note
+    writer.start()
+    try:
+        first = writer.call(settle)
+        await await_until(lambda: tried)  # so that the next is not of its group
+        second = writer.call(settle)
+        with pytest.raises(EngineBusy):
+            await first
+        await await_until(refused)
+        assert not second.done(), "its own time is not over: it was asked for later than the first"
+        other.execute("ROLLBACK")
+        assert await second == "settled"
+    finally:
+        other.close()
+        writer.close()

@@ -84,7 +84,7 @@ async def test_of_requests_with_one_key_at_once_or_broken_off_there_is_one_job(
     body, key = {"task": "shop.add", "args": {"a": 1}}, {"idempotency-key": "one"}
     with monkeypatch.context() as broken:
         # As if the process had died after the key was written down, and before the job was.
-        broken.setattr(shop.app.client, "store", store_is_away)
+        broken.setattr(shop.app.client, "astore", store_is_away)
         assert (await admin.post("/api/jobs", json=body, headers=key)).status_code == 503
     assert (await admin.get("/api/jobs")).json()["jobs"] == []
     answers = await asyncio.gather(*(admin.post("/api/jobs", json=body, headers=key) for _ in range(8)))

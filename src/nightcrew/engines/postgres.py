@@ -50,16 +50,7 @@ from nightcrew.engines.postgres_link import Bell, Doubles, Link, Listener, Unsur
 from nightcrew.engines.postgres_look import Look
 from nightcrew.engines.postgres_upkeep import Upkeep, granted
 from nightcrew.errors import EngineError, LimitExceeded
-from nightcrew.job import (
-    Grant,
-    JobDetail,
-    JobRecord,
-    JobState,
-    NewJob,
-    Outcome,
-    Report,
-    Transition,
-)
+from nightcrew.job import Grant, JobDetail, JobRecord, JobState, NewJob, Outcome, Report, Transition
 from nightcrew.tallies import Tally
 
 _STATE_NUMBERS = {JobState.READY: 1, JobState.SUCCEEDED: 3, JobState.FAILED: 4, JobState.CANCELLED: 5}
@@ -70,8 +61,6 @@ _MATCHES = 100
 
 _grants = msgspec.json.Decoder(list[Grant])
 _encode = msgspec.json.encode
-
-
 _SUCCEEDED = Outcome.SUCCEEDED  # looking up a member of an enum costs as much as all else done for a job
 
 
@@ -379,8 +368,8 @@ class PostgresEngine:
         self._bounds = Bounds()
         self._turns = 0
         self._waiting: list[_Asked] = []
-        self._storing: dict[asyncio.Task[None], bool] = {}
-        """Those that store what waits, and whether they wait for the server."""
+        self._storing: dict[asyncio.Task[None], set[str]] = {}
+        """Those that store what waits, and the jobs of which they have asked the server."""
 
     async def open(self) -> None:
         """Connect; make or update the schema."""
@@ -391,6 +380,7 @@ class PostgresEngine:
             self._steps += await schema.migrate(connection, self._address)
         link = Link(self._address)
         self._forks = forks.count
+        self._waiting, self._storing = [], {}  # not those of before a fork, or of a loop that has ended
         self._bell, self._look = Bell(link), Look(link)
         self._upkeep = Upkeep(link, self._bell)
         self._documents = Documents(link, self._bell)
@@ -400,8 +390,10 @@ class PostgresEngine:
     async def close(self) -> None:
         """Store what was accepted, and let the connections go."""
         here = self._forks == forks.count
-        if here and self._storing and self._link is not None and self._link.is_here:
-            await asyncio.wait(self._storing)
+        while here and self._link is not None and self._link.is_here:
+            if not (live := [task for task in self._storing if not task.done()]):
+                break
+            await asyncio.wait(live)
         link, self._link = self._link, None
         if link is None or not here:
             return
@@ -452,7 +444,9 @@ class PostgresEngine:
         stored: asyncio.Future[list[Enqueued]] = loop.create_future()
         self._waiting.append((jobs, stored))
         if len(self._storing) < STORING:
-            self._storing[loop.create_task(self._store_waiting())] = False
+            storing = loop.create_task(self._store_waiting())
+            self._storing.setdefault(storing, set())
+            storing.add_done_callback(lambda task: self._storing.pop(task, None))  # cancelled before it began
         return await stored
 
     async def _store_waiting(self) -> None:
@@ -461,15 +455,21 @@ class PostgresEngine:
         assert this is not None
         try:
             while self._waiting:
-                group, self._storing[this] = self._take_group(), True
+                group = self._take_group()
+                jobs = {job.id for jobs, _ in group for job in jobs}
+                if not all(jobs.isdisjoint(others) for others in self._storing.values()):
+                    # Two transactions that insert the same jobs could each wait for the other: that one takes them next.
+                    self._waiting[:0] = group
+                    break
+                self._storing[this] = jobs
                 await self._store_group(group)
-                self._storing[this] = False
+                self._storing[this] = set()
         finally:
-            del self._storing[this]  # here: who asks before it has quite ended must not count on it
+            self._storing.pop(this, None)  # here: who asks before it has quite ended must not count on it
 
     def _take_group(self) -> list[_Asked]:
-        """Of what waits, an equal share for each transaction that is free."""
-        free = STORING - sum(self._storing.values())
+        """Of what waits, an equal share for each transaction that is free, but of few callers all."""
+        free = STORING - sum(map(bool, self._storing.values()))
         share = max(SHARE, -(-len(self._waiting) // free))
         sizes = accumulate(len(jobs) for jobs, _ in self._waiting[:share])
         count = max(1, sum(size <= self.limits.batch for size in sizes))

@@ -299,14 +299,16 @@ class Writer:
         self.db = self._connection.db
         # Ours wait at the lock; SQLite's own handler would sleep in coarse steps (130 ms seen).
         self._lock = WriteLock(path)
-        self._calls: list[_Call] = []
         self._gate = threading.Lock()
-        """Held to change what follows: nothing comes behind the last word."""
+        """Held to change the four that follow: nothing comes behind the last word."""
+        self._calls: list[_Call] = []
+        self._asked_at = 0.0
+        """When the first of them was asked for."""
         self._closing = False
         self._wanted: SimpleQueue[None] = SimpleQueue()
-        """What the thread waits for: a word at the first call, and at the last."""
+        """What the thread waits for: a word when there are calls, and when there will be none."""
         self._busy_since: float | None = None
-        """When the group that is being written was taken up."""
+        """When the first of the group that is being written was asked for."""
         self._rolled_back: list[Callable[[], None]] = []
         self._synced = True
         """As `Connection` opens it."""
@@ -336,6 +338,7 @@ class Writer:
             if self._closing:
                 raise EngineClosed(f"the engine on {self._path} is closed; open it before use")
             if not self._calls:
+                self._asked_at = time.monotonic()
                 self._wanted.put(None)
             self._calls.append(call)
         return call.answer
@@ -356,6 +359,7 @@ class Writer:
         self._wanted.get()
         with self._gate:
             taken, self._calls = self._calls[:GROUP], self._calls[GROUP:]
+            self._busy_since = self._asked_at if taken else None
             if self._calls:
                 self._wanted.put(None)
         return taken
@@ -366,12 +370,11 @@ class Writer:
             # Whoever gave up waiting has been told nothing, so nothing is owed.
             group = [call for call in taken if not call.answer.cancelled()]
             if group:
-                self._busy_since = time.monotonic()
                 self._write(group)
                 # First the answer, which takes no system call but one: to look who listens takes longer.
                 self._answer(group)
                 self._tell(self.bell.send)
-                self._busy_since = None
+            self._busy_since = None
             del taken, group
 
     def _write(self, group: list[_Call]) -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from nightcrew.engine import Enqueued, Finished, Verb
+from nightcrew.errors import EngineClosed
 from nightcrew.job import Grant, JobState
 from nightcrew.testing.conformance.stage import Hand, Store, a_job, everything, put, returned, won
 
@@ -99,10 +100,16 @@ class CrowdSuite:
         jobs = [a_job() for _ in range(100)]
         asked = [asyncio.create_task(engine.enqueue([job])) for job in jobs]
         await asyncio.sleep(0)
-        await engine.close()
+        closing = asyncio.create_task(engine.close())
+        await asyncio.sleep(0)
+        late = a_job()
+        answer = (await asyncio.gather(engine.enqueue([late]), return_exceptions=True))[0]
+        await closing
         assert await asyncio.gather(*asked) == [[Enqueued.CREATED]] * 100
-        found = await (await store.engine()).get([job.id for job in jobs])
-        assert [record.id for record in found if record is not None] == [job.id for job in jobs]
+        found = await (await store.engine()).get([job.id for job in [*jobs, late]])
+        assert [record.id for record in found[:100] if record is not None] == [job.id for job in jobs]
+        # One who asks while it closes is told the truth, whichever that is.
+        assert answer == [Enqueued.CREATED] if found[100] else isinstance(answer, EngineClosed)
 
     async def test_a_race_to_settle_one_grant_has_one_winner(self, store: Store) -> None:
         """The worker, the sweeper and a person, all at once, many times over."""

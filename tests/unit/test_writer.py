@@ -187,7 +187,6 @@ async def test_while_others_have_waited_too_long_nobody_begins_to_wait(
     other = apsw.Connection(str(path))
     other.execute("BEGIN IMMEDIATE")
     tried: list[str] = []
-    given_up: list[asyncio.Future[Any]] = []
 
     def note(cursor: object, sql: str, bindings: object) -> bool:
         tried.append(sql)

@@ -18,8 +18,8 @@ from benchmarks.place import url
 from nightcrew.client import new_id
 from nightcrew.connect import connect
 from nightcrew.engine import ClaimRequest, Engine, WorkerStatus
-from nightcrew.options import KEEP_RESULT
-from nightcrew.policy import success
+from nightcrew.job import Outcome
+from nightcrew.policy import decide
 
 SEED = 1_000
 _ROWS = 100_000
@@ -55,7 +55,9 @@ async def run_jobs(enqueuer: Engine, runner: Engine, worker: str, count: int) ->
     claimed = await runner.claim(ClaimRequest(worker, ("*",), (noop.name,), count))
     assert len(claimed.grants) == count, f"expected {count} grants, got {len(claimed.grants)}"
     now = time.time()
-    await runner.finish([success(grant, None, (), now, 0.0001, KEEP_RESULT) for grant in claimed.grants])
+    await runner.finish(
+        [decide(grant, Outcome.SUCCEEDED, started_at=now, duration=0.0001) for grant in claimed.grants]
+    )
 
 
 async def seed(path: Path) -> None:

@@ -14,19 +14,19 @@ from contextvars import Context as Variables
 
 from nightcrew.app import Nightcrew
 from nightcrew.context import Context
-from nightcrew.counting import MOST_WAITING, Counts
+from nightcrew.counting import Counts
 from nightcrew.deadlines import GRACE, Deadlines, settle_overdue
-from nightcrew.engine import Claimed, ClaimRequest, Engine, Finished, Topic, Wakeups
-from nightcrew.errors import EngineClosed, EngineError, LeaseLost
-from nightcrew.execute import Plan, Run, begin_on_loop
+from nightcrew.engine import Claimed, ClaimRequest, Engine, Topic, Wakeups
+from nightcrew.errors import EngineError, LeaseLost
+from nightcrew.execute import InTurn, Plan, Run
 from nightcrew.finishing import Finishing
-from nightcrew.job import NO_EXTRAS, Ended, Grant, Outcome, Transition
+from nightcrew.job import NO_EXTRAS, Ended, Grant, Outcome
 from nightcrew.journal import Journal
 from nightcrew.notes import Notes
 from nightcrew.policy import decide
 from nightcrew.runners.elsewhere import TORN_DOWN, Elsewhere
-from nightcrew.settling import insist, without_lost
-from nightcrew.slots import BATCH, FLUSH_AT, MAX_UNSETTLED, POLL, ROUND, Pauses, Slots, flush_after
+from nightcrew.settling import Settling
+from nightcrew.slots import BATCH, POLL, Pauses, Slots, flush_after
 
 logger = logging.getLogger("nightcrew.worker")
 
@@ -62,22 +62,20 @@ class Dispatcher:
         self.notes = Notes(self._engine, self._loop)
         self.counts = Counts()
         self._elsewhere = Elsewhere(app, sizes, variables, self._delivered)
+        self._new_context = self._make_context  # bound once, not for every job
         self._runs: dict[int, Run] = {}
         """By their places in the journal: one job may run here twice, if its first run does not end."""
+        self._settling = Settling(
+            self._engine, journal, self.notes, self.counts, self._pause_before_settling, self._go_on
+        )
         self._finishing = Finishing(
-            app, self.notes, self._runs, journal, self._settle, self._store_batch, self._go_on
+            app, self.notes, self._runs, journal, self._settle, self._settling.store, self._go_on
         )
         self._deadlines = Deadlines(self._loop, self._interrupt)
-        self._results: list[tuple[Transition, int]] = []
-        self._flusher: asyncio.Task[None] | None = None
-        self._flush_timer: asyncio.TimerHandle | None = None
         self._working: set[asyncio.Task[None]] = set()
         self._nudge, self._hints = asyncio.Event(), 0
         self._claimed, self._pauses = asyncio.Event(), Pauses()
         self._claimed.set()
-        self._full = False
-        """So much waits to be stored that no further job is started."""
-        self._left_behind = False
         self._wall_offset = time.time() - _monotonic()
         self.quiet = False
         """Claim no more."""
@@ -85,8 +83,6 @@ class Dispatcher:
         """Queues not to be claimed."""
         self.holding = False
         """Start no more either."""
-        self.lost = False
-        """Somebody else has our jobs: settle nothing."""
 
     @property
     def running(self) -> int:
@@ -96,7 +92,7 @@ class Dispatcher:
     @property
     def unsettled(self) -> bool:
         """Whether there are jobs of which the store has not been told what became of them."""
-        return bool(self._runs or self._results or self._flusher or self._left_behind or self._queued())
+        return bool(self._runs) or self._settling.unsettled or self._queued()
 
     # claiming
 
@@ -149,10 +145,9 @@ class Dispatcher:
                 if slots.ended:
                     slots.measure(now)
             asked = [(slots, count) for slots in self._slots.values() if (count := wanted(slots))]
-            if not asked or self._full:
+            if not asked or self._settling.held_up:
                 break
-            self._flush_now()
-            if self._flusher is not None:
+            if self._settling.begin() is not None:
                 await asyncio.sleep(0)  # so that what has ended is written in the same commit
             due = await self._claim(asked, now)
         return due
@@ -172,7 +167,7 @@ class Dispatcher:
                 await asyncio.gather(*claims, return_exceptions=True) if claims[1:] else [await claims[0]]
             )
         except asyncio.CancelledError:
-            self._left_behind = True  # what it may have brought, nobody here knows of
+            self._settling.left_behind = True  # what it may have brought, nobody here knows of
             raise
         finally:
             self._claimed.set()
@@ -191,24 +186,36 @@ class Dispatcher:
         return due
 
     def _take(self, slots: Slots, grants: list[Grant]) -> None:
-        for grant in grants:
-            if self.quiet or grant.queue in self.paused:  # claimed while that was said
-                self._give_back(grant)
-                continue
-            place = slots
-            if (grant.losses or grant.crashes) and self._elsewhere.can_isolate(self._plans[grant.task].task):
-                # Its worker died while it ran. Perhaps it was the cause: alone in a child, that can be
-                # proven, and if it was not, nobody else is hurt.
-                place = self._slots["process"]
-                place.fetched_at = _monotonic()
-            place.queue.append(grant)
-            if place is not slots:
-                self._pump(place)
+        if self.quiet or self.paused:  # said while this was claimed
+            grants = [grant for grant in grants if not self._is_refused(grant)]
+        if [1 for grant in grants if grant.losses or grant.crashes]:
+            grants = [grant for grant in grants if not self._is_isolated(grant)]
+        slots.queue += grants
         self._pump(slots)
+
+    def _is_refused(self, grant: Grant) -> bool:
+        refused = self.quiet or grant.queue in self.paused
+        if refused:
+            self._give_back(grant)
+        return refused
+
+    def _is_isolated(self, grant: Grant) -> bool:
+        """Its worker died while it ran. Perhaps it was the cause: alone in a child, that can be proven, and if it was
+        not, nobody else is hurt.
+        """
+        isolate = bool(grant.losses or grant.crashes) and self._elsewhere.can_isolate(
+            self._plans[grant.task].task
+        )
+        if isolate:
+            place = self._slots["process"]
+            place.fetched_at = _monotonic()
+            place.queue.append(grant)
+            self._pump(place)
+        return isolate
 
     def _pump(self, slots: Slots) -> None:
         """Start what there are slots for."""
-        if self.holding or self._full:
+        if self.holding or self._settling.held_up:
             return
         if slots.kind == "async":
             if slots.queue and slots.busy < slots.size:
@@ -224,8 +231,8 @@ class Dispatcher:
             slots.busy += 1
             self._elsewhere.start(slots, self._begin(slots.queue.popleft(), slots, _monotonic()))
 
-    def _begin(self, grant: Grant, slots: Slots, now: float) -> Run:
-        run = Run(grant, self._plans[grant.task], slots.kind, now, self._new_context)
+    def _begin(self, grant: Grant, slots: Slots, now: float, task: asyncio.Task[None] | None = None) -> Run:
+        run = Run(grant, self._plans[grant.task], slots.kind, now, self._new_context, task)
         if run.plan.timeout is not None or grant.extras is not NO_EXTRAS:
             run.apply_options()
         run.place = place = self._journal.start(grant.hex, grant.fence, now, run.deadline or 0.0)
@@ -235,7 +242,7 @@ class Dispatcher:
             self._deadlines.mind(run)
         return run
 
-    def _new_context(self, grant: Grant, deadline: float | None) -> Context:
+    def _make_context(self, grant: Grant, deadline: float | None) -> Context:
         blobs, finish_in = self._app.blobs, self._finishing.request
         return Context(grant, self.notes, self._worker, deadline=deadline, blobs=blobs, finish_in=finish_in)
 
@@ -245,17 +252,21 @@ class Dispatcher:
         """Run async jobs one after another, until there is none, or one had to be told to stop."""
         this = asyncio.current_task()
         now = turn = _monotonic()
-        hooks, client = self._app.hooks, self._client
+        jobs = InTurn(self._app.hooks, self._variables, self._client)
+        queue, settling = slots.queue, self._settling
         run: Run | None = None
+        ended: Ended | None
         try:
-            while slots.queue and not self.holding and not self._full:
-                run = self._begin(slots.queue.popleft(), slots, now)
-                run.task = this
-                begun = begin_on_loop(run, run.grant.args, hooks, self._variables, client)
-                ended = begun if isinstance(begun, Ended) else await begun
-                if ended is None and run.stop is None and this is not None and this.cancelling():
-                    # Not the job but this very slot was cancelled: the whole loop is being torn down.
-                    run.stop, run.stop_reason = Outcome.RETURNED, TORN_DOWN
+            while queue and not self.holding and not settling.held_up:
+                run = self._begin(queue.popleft(), slots, now, this)
+                begun = jobs.begin(run, run.grant.args)
+                if isinstance(begun, Ended):
+                    ended = begun
+                else:
+                    ended = await begun
+                    if ended is None and run.stop is None and this is not None and this.cancelling():
+                        # Not the job but this very slot was cancelled: the whole loop is being torn down.
+                        run.stop, run.stop_reason = Outcome.RETURNED, TORN_DOWN
                 if ended is None or ended.outcome is not _SUCCEEDED or run.stop is not None:
                     ended = run.told(ended)
                 now = self._ended(run, slots, ended)
@@ -281,7 +292,7 @@ class Dispatcher:
         if slots.queue:
             self._pump(slots)
         elif not self._runs:
-            self._flush_now()  # nothing else is about to end
+            self._settling.begin()  # nothing else is about to end
         if not slots.dry:
             self._nudge.set()
 
@@ -321,7 +332,7 @@ class Dispatcher:
                 self._interrupt(run, Outcome.CANCELLED, "somebody asked to cancel it")
         for slots in self._slots.values():
             for grant in slots.take_out(lambda grant: (grant.id, grant.fence) in asked):
-                self._settled(decide(grant, Outcome.CANCELLED, reason="cancelled before it ran"), -1)
+                self._settling.add(decide(grant, Outcome.CANCELLED, reason="cancelled before it ran"))
 
     # settling
 
@@ -340,85 +351,32 @@ class Dispatcher:
         result = ended.result
         if run.in_transaction or (result is not None and len(result) > self._engine.limits.inline_bytes):
             self._finishing.begin(run, ended, now, run.started + self._wall_offset)
-            self._full = self._full or self._finishing.is_full
-            return now
-        del self._runs[run.place]
-        self._settled(run.settlement(ended, now, run.started + self._wall_offset), run.place)
+            self._settling.held_up = self._settling.held_up or self._finishing.is_full
+        else:
+            self._settle(run, ended, now)
         return now
 
     def _settle(self, run: Run, ended: Ended, now: float) -> None:
-        del self._runs[run.place]
-        self._settled(run.settlement(ended, now, run.started + self._wall_offset), run.place)
+        place = run.place
+        del self._runs[place]
+        self._settling.add(run.settlement(ended, now, run.started + self._wall_offset), place)
 
     def _go_on(self) -> None:
         """Start and claim jobs again if there was no room for their results, and now is."""
-        if not self._full:
+        settling = self._settling
+        if not settling.held_up:
             return
-        self._full = len(self._results) > MAX_UNSETTLED or self._finishing.is_full
-        if not self._full:
+        settling.held_up = settling.is_full or self._finishing.is_full
+        if not settling.held_up:
             for slots in self._slots.values():
                 self._freed(slots)
-
-    def _settled(self, transition: Transition, place: int) -> None:
-        if self.lost:
-            return
-        results = self._results
-        results.append((transition, place))
-        if len(results) >= FLUSH_AT:
-            self._full = self._full or len(results) > MAX_UNSETTLED
-            self._flush_now()
-        elif self._flush_timer is None:
-            self._flush_later()
 
     def _queued(self) -> bool:
         return any(slots.queue for slots in self._slots.values())
 
-    def _flush_later(self) -> None:
-        # At once when this was the last; but not while others are about to end too.
-        after = flush_after(self._slots.values()) if self._runs or self._queued() else 0.0
-        self._flush_timer = self._loop.call_later(after, self._flush_now)
-
-    def _flush_now(self) -> None:
-        if self._flush_timer is not None:
-            self._flush_timer.cancel()
-            self._flush_timer = None
-        if self._results and self._flusher is None:
-            self._flusher = self._loop.create_task(self._flush())
-
-    async def _flush(self) -> None:
-        """Store what has ended. One at a time: while the disk works, the next batch gathers."""
-        batch: list[tuple[Transition, int]] = []
-        try:
-            while self._results and not self.lost:
-                count = len(self._results) // ROUND * ROUND or len(self._results)
-                batch, self._results = self._results[:count], self._results[count:]
-                self._go_on()
-                if self.notes.waiting:
-                    await self.notes.flush()  # before the fence closes behind these jobs
-                await self._store_batch([transition for transition, _ in batch])
-                self._journal.forget([place for _, place in batch if place >= 0])
-                batch = []
-                if len(self._results) < FLUSH_AT and (self._runs or self._queued()):
-                    break
-        except EngineClosed:
-            self._left_behind, batch = True, []
-            logger.exception("the store was closed below this worker: results are lost, their jobs run again")
-        finally:
-            self._results[:0] = batch  # cut short: whoever stops us may still store them
-            self._flusher = None
-            if self._results and self._flush_timer is None and not self.lost:
-                self._flush_later()
-
-    async def _store_batch(self, batch: list[Transition]) -> None:
-        try:
-            answers = await self._engine.finish(batch)
-        except Exception as error:
-            answers = await insist(self._engine, batch, error)
-        if Finished.LEASE_LOST in answers:
-            batch = without_lost(batch, answers)
-        self.counts.waiting.append(batch)
-        if max(len(batch), len(self.counts.waiting)) >= MOST_WAITING:
-            self.counts.add_up()
+    def _pause_before_settling(self) -> float:
+        """Seconds: none if what has just ended was the last; but others may be about to end too."""
+        return flush_after(self._slots.values()) if self._runs or self._queued() else 0.0
 
     # upkeep, and the end
 
@@ -438,7 +396,7 @@ class Dispatcher:
             self._give_back(grant)
 
     def _give_back(self, grant: Grant) -> None:
-        self._settled(decide(grant, Outcome.RETURNED, reason="never started here"), -1)
+        self._settling.add(decide(grant, Outcome.RETURNED, reason="never started here"))
 
     def pause(self, queues: tuple[str, ...]) -> None:
         """Take no more jobs of these queues, but of all others: what has not started goes back."""
@@ -469,26 +427,21 @@ class Dispatcher:
 
     def disown(self) -> None:
         """Our jobs were given to others: end what runs, and say nothing more about any of it."""
-        self.lost = True
         for slots in self._slots.values():
             slots.queue.clear()
-        self._results.clear()
+        self._settling.disown()
         self.interrupt_all()
 
     async def flush(self) -> None:
         """Store all that has ended, and give back what a claim on its way still brings."""
         await self._claimed.wait()
-        while self._results or self._flusher or self._finishing.tasks:
-            self._flush_now()
-            await asyncio.wait([task for task in (self._flusher, *self._finishing.tasks) if task])
+        while tasks := [task for task in (self._settling.begin(), *self._finishing.tasks) if task]:
+            await asyncio.wait(tasks)
 
     async def close(self) -> None:
         """Let threads and children go, and what could not be stored."""
-        self._left_behind = self.unsettled
-        self.lost = True  # whoever takes them over decides: nothing is stored behind their back
-        if (flusher := self._flusher) is not None:
-            await asyncio.wait([flusher], timeout=1.0)  # most likely it is on its way to the disk
-            flusher.cancel()
+        self._settling.left_behind = self.unsettled
+        await self._settling.close()  # whoever takes them over decides: nothing is stored behind their back
         self._finishing.cancel()
         await self._elsewhere.close()
 

@@ -140,36 +140,6 @@ def _try_again(transition: Transition, rule: RetryRule, chance: float, delay: fl
         )
 
 
-_STATE, _OUTCOME = JobState.SUCCEEDED, Outcome.SUCCEEDED  # looked up once, not for every job
-
-
-def success(
-    grant: Grant,
-    result: bytes | None,
-    blobs: tuple[str, ...],
-    started_at: float,
-    duration: float,
-    keep: float,
-) -> Transition:
-    """As `decide` for a plain success, which most grants end in."""
-    return Transition(
-        grant,
-        _STATE,
-        _OUTCOME,
-        grant.attempts + 1,
-        grant.crashes,
-        grant.losses,
-        0.0,
-        result,
-        blobs,
-        None,
-        None,
-        started_at,
-        duration,
-        keep,
-    )
-
-
 def decide_lost(grant: Grant, *, started: bool, ended: bool = False, cancelled: bool = False) -> Transition:
     """Decide for a grant whose worker is gone.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -49,25 +50,53 @@ async def test_a_plain_function_may_raise_anything(app: Nightcrew) -> None:
         assert await (await next_one.aenqueue()).aresult(PATIENCE) == "next"
 
 
+class Odd(BaseException):
+    """Neither an error nor a cancellation."""
+
+
 @pytest.mark.parametrize("waits", [False, True])
-async def test_an_async_function_may_raise_anything(app: Nightcrew, waits: bool) -> None:
-    class Odd(BaseException):
-        """Neither an error nor a cancellation."""
+@pytest.mark.parametrize("error", [Odd, GeneratorExit, asyncio.CancelledError, StopAsyncIteration])
+async def test_an_async_function_may_raise_anything(
+    app: Nightcrew, waits: bool, error: type[BaseException]
+) -> None:
+    """Whoever runs it runs the next ones too."""
 
     @app.task(retry=None)
     async def odd() -> None:
         if waits:
             await asyncio.sleep(0)
-        raise Odd
+        raise error
 
     @app.task
     async def next_one() -> str:
+        if waits:
+            await asyncio.sleep(0)
         return "next"
 
+    jobs = await app.aenqueue_many(
+        [next_one.call(), odd.call(), next_one.call(), odd.call(), next_one.call()]
+    )
     async with working(app, concurrency=1):
-        job = await odd.aenqueue()
-        assert await job.afinished(PATIENCE) is JobState.FAILED
+        states = [await job.afinished(PATIENCE) for job in jobs]
+        assert states == [JobState.SUCCEEDED, JobState.FAILED] * 2 + [JobState.SUCCEEDED]
         assert await (await next_one.aenqueue()).aresult(PATIENCE) == "next"
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_decorator_may_answer_with_another_awaitable(app: Nightcrew, waits: bool) -> None:
+    async def plain(number: int) -> int:
+        if waits:
+            await asyncio.sleep(0)
+        return number
+
+    @functools.wraps(plain)
+    def shielded(number: int) -> asyncio.Future[int]:
+        return asyncio.shield(plain(number))
+
+    task: Any = app.task(shielded)
+    jobs = await app.aenqueue_many([task.call(n) for n in range(3)])
+    async with working(app, concurrency=1):
+        assert [await job.aresult(PATIENCE) for job in jobs] == [0, 1, 2]
 
 
 @dataclass
@@ -426,8 +455,8 @@ async def test_a_slow_disk_stops_the_worker_before_its_journal_is_full(
 ) -> None:
     """Claims go through and results do not, as on a disk that is almost full."""
     monkeypatch.setattr("nightcrew.slots.MAX_UNSETTLED", 20)
-    monkeypatch.setattr("nightcrew.dispatch.MAX_UNSETTLED", 20)
-    monkeypatch.setattr("nightcrew.dispatch.FLUSH_AT", 10)
+    monkeypatch.setattr("nightcrew.settling.MAX_UNSETTLED", 20)
+    monkeypatch.setattr("nightcrew.settling.FLUSH_AT", 10)
     ran: list[int] = []
 
     @app.task

@@ -11,6 +11,7 @@ import pytest
 from nightcrew.errors import Abort, RetryAfter, Snooze, Stopped
 from nightcrew.execute import ended_by, error_info
 from nightcrew.job import Ended, ErrorInfo, Extras, JobState, Outcome, RetryRule
+from nightcrew.policy import decide
 from tests.unit.runs import a_run
 
 BOOM = ErrorInfo("builtins.ValueError", "boom")
@@ -125,6 +126,15 @@ def test_a_success_is_settled_with_its_result() -> None:
     made = run.settlement(Ended(Outcome.SUCCEEDED, result=b"1", blobs=("b",)), 101.0, 5.0)
     assert (made.state, made.result, made.blobs, made.attempts) == (JobState.SUCCEEDED, b"1", ("b",), 1)
     assert made.keep == run.plan.keep_result
+    assert made == decide(
+        run.grant,
+        Outcome.SUCCEEDED,
+        result=b"1",
+        blobs=("b",),
+        started_at=5.0,
+        duration=1.0,
+        keep_result=run.plan.keep_result,
+    ), "it goes round the policy, and must say the same"
 
 
 def test_the_calls_own_options_go_before_the_tasks() -> None:

@@ -190,6 +190,8 @@ class Dispatcher:
             grants = [grant for grant in grants if not self._is_refused(grant)]
         if [1 for grant in grants if grant.losses or grant.crashes]:
             grants = [grant for grant in grants if not self._is_isolated(grant)]
+        if grants and not slots.busy and not slots.queue:
+            slots.resume(_monotonic())
         slots.queue += grants
         self._pump(slots)
 
@@ -291,8 +293,11 @@ class Dispatcher:
     def _freed(self, slots: Slots) -> None:
         if slots.queue:
             self._pump(slots)
-        elif not self._runs:
-            self._settling.begin()  # nothing else is about to end
+        else:
+            if not slots.busy:
+                slots.rest(_monotonic())
+            if not self._runs:
+                self._settling.begin()  # nothing else is about to end
         if not slots.dry:
             self._nudge.set()
 

@@ -21,7 +21,8 @@ MAX_SPILLING = 64
 MAX_PREFETCH = 2_048
 PREFETCH_SECONDS = 0.05
 """A worker fetches ahead what it lately ran in that time: much of short jobs, nothing of long ones."""
-MEASURED_OVER = 0.02
+MEASURED_OVER, MEASURED_JOBS = 0.02, 64
+"""Seconds, or jobs, after which it is known how fast they end."""
 FLUSH_AT = 1_500
 """Settlements that are stored at once; more than a claim brings, as mostly the next claim takes them along into its commit."""
 FLUSH_AFTER = 0.010
@@ -52,6 +53,7 @@ class Slots:
     dry: bool = False
     """The last claim got less than it asked for: ask again at a hint, or at the next poll."""
     measured_at: float = field(default_factory=monotonic)
+    idle_since: float = field(default_factory=monotonic)
 
     def neglects(self, now: float) -> bool:
         """Whether what was fetched has waited too long for a place here. Looked at now and then, and measured by it."""
@@ -70,10 +72,19 @@ class Slots:
     def measure(self, now: float) -> None:
         """Fit how far to fetch ahead to how fast jobs have ended since the last time."""
         passed = now - self.measured_at
-        if passed >= MEASURED_OVER:
-            self.prefetch = min(MAX_PREFETCH, int(self.ended / passed * PREFETCH_SECONDS))
+        if passed >= MEASURED_OVER or self.ended >= MEASURED_JOBS:
+            self.prefetch = int(min(MAX_PREFETCH, self.ended / max(passed, 1e-6) * PREFETCH_SECONDS))
             self.ended = 0
             self.measured_at = now
+
+    def rest(self, now: float) -> None:
+        """Nothing is left to run."""
+        self.idle_since = now
+
+    def resume(self, now: float) -> None:
+        """Jobs have come again. How long they were waited for does not tell how fast they end."""
+        self.measured_at += now - max(self.idle_since, self.measured_at)
+        self.idle_since = now
 
 
 class Pauses:

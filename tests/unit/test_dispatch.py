@@ -6,7 +6,7 @@ import pytest
 
 from nightcrew.dispatch import wanted
 from nightcrew.engine import EngineLimits
-from nightcrew.slots import BATCH, MAX_PREFETCH, MEASURED_OVER, PREFETCH_SECONDS, Slots
+from nightcrew.slots import BATCH, MAX_PREFETCH, MEASURED_JOBS, MEASURED_OVER, PREFETCH_SECONDS, Slots
 from tests.unit.runs import grant
 
 
@@ -62,9 +62,10 @@ def test_what_is_taken_out_of_the_queue_leaves_the_order_of_the_others() -> None
 def test_ahead_by_what_lately_ended_in_a_moment() -> None:
     place = slots()
     place.measured_at = 100.0
-    place.ended = 500
+    place.ended = MEASURED_JOBS - 1
     place.measure(100.0 + MEASURED_OVER / 2)
-    assert (place.prefetch, place.ended) == (0, 500), "too soon to tell"
+    assert (place.prefetch, place.ended) == (0, MEASURED_JOBS - 1), "too soon to tell"
+    place.ended = 500
     place.measure(101.0)
     assert (place.prefetch, place.ended) == (int(500 * PREFETCH_SECONDS), 0)
     place.measure(102.0)
@@ -72,3 +73,39 @@ def test_ahead_by_what_lately_ended_in_a_moment() -> None:
     place.ended = 10_000_000
     place.measure(103.0)
     assert place.prefetch == MAX_PREFETCH
+
+
+def test_many_short_jobs_tell_soon() -> None:
+    place = slots()
+    place.measured_at = 100.0
+    place.ended = MEASURED_JOBS
+    place.measure(100.001)
+    assert place.prefetch == MAX_PREFETCH
+    place.ended = MEASURED_JOBS
+    place.measure(100.001)
+    assert place.prefetch == MAX_PREFETCH, "a clock that has not moved says that they are fast"
+
+
+def test_what_jobs_were_waited_for_does_not_count() -> None:
+    place = slots()
+    place.measured_at = place.idle_since = 100.0
+    place.resume(160.0)
+    place.ended = 500
+    place.rest(160.5)
+    place.resume(220.0)
+    place.ended += 500
+    place.measure(220.5)
+    assert place.prefetch == int(1_000 * PREFETCH_SECONDS), "a thousand in the second that any of them ran"
+
+
+def test_a_look_while_nothing_runs_begins_anew() -> None:
+    place = slots()
+    place.measured_at = 100.0
+    place.ended = 500
+    place.rest(100.5)
+    place.measure(110.0)
+    assert place.prefetch == int(50 * PREFETCH_SECONDS)
+    place.resume(120.0)
+    place.ended = 500
+    place.measure(121.0)
+    assert place.prefetch == int(500 * PREFETCH_SECONDS)

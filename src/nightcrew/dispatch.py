@@ -191,7 +191,9 @@ class Dispatcher:
         if [1 for grant in grants if grant.losses or grant.crashes]:
             grants = [grant for grant in grants if not self._is_isolated(grant)]
         if grants and not slots.busy and not slots.queue:
-            slots.resume(_monotonic())
+            now = _monotonic()
+            slots.waited += now - max(slots.idle_since, slots.measured_at)
+            slots.idle_since = now
         slots.queue += grants
         self._pump(slots)
 
@@ -295,7 +297,7 @@ class Dispatcher:
             self._pump(slots)
         else:
             if not slots.busy:
-                slots.rest(_monotonic())
+                slots.idle_since = _monotonic()
             if not self._runs:
                 self._settling.begin()  # nothing else is about to end
         if not slots.dry:

@@ -18,9 +18,8 @@ MAX_UNSETTLED = 2_048
 """Settlements that may wait for the store; past that no further job is started."""
 MAX_SPILLING = 64
 """Large results that may be on their way to the blob store; past that no further job is started."""
-MAX_PREFETCH = 2_048
 PREFETCH_SECONDS = 0.05
-"""A worker fetches ahead what it lately ran in that time: much of short jobs, nothing of long ones."""
+"""A worker fetches ahead what it lately ran in that time: of short jobs up to two claims, of long ones nothing."""
 MEASURED_OVER, MEASURED_JOBS = 0.02, 64
 """Seconds, or jobs, after which it is known how fast they end."""
 FLUSH_AT = 1_500
@@ -54,6 +53,8 @@ class Slots:
     """The last claim got less than it asked for: ask again at a hint, or at the next poll."""
     measured_at: float = field(default_factory=monotonic)
     idle_since: float = field(default_factory=monotonic)
+    waited: float = 0.0
+    """For jobs, since `measured_at`: that does not tell how fast they end."""
 
     def neglects(self, now: float) -> bool:
         """Whether what was fetched has waited too long for a place here. Looked at now and then, and measured by it."""
@@ -71,20 +72,11 @@ class Slots:
 
     def measure(self, now: float) -> None:
         """Fit how far to fetch ahead to how fast jobs have ended since the last time."""
-        passed = now - self.measured_at
+        passed = now - self.measured_at - self.waited
         if passed >= MEASURED_OVER or self.ended >= MEASURED_JOBS:
-            self.prefetch = int(min(MAX_PREFETCH, self.ended / max(passed, 1e-6) * PREFETCH_SECONDS))
-            self.ended = 0
+            self.prefetch = int(min(2 * self.most, self.ended / max(passed, 1e-6) * PREFETCH_SECONDS))
+            self.ended, self.waited = 0, 0.0
             self.measured_at = now
-
-    def rest(self, now: float) -> None:
-        """Nothing is left to run."""
-        self.idle_since = now
-
-    def resume(self, now: float) -> None:
-        """Jobs have come again. How long they were waited for does not tell how fast they end."""
-        self.measured_at += now - max(self.idle_since, self.measured_at)
-        self.idle_since = now
 
 
 class Pauses:
@@ -103,7 +95,7 @@ class Pauses:
 
 def flush_after(kinds: Iterable[Slots]) -> float:
     """Seconds that what has ended waits for more; where jobs end fast, for the next claim."""
-    return PREFETCH_SECONDS / 2 if any(slots.prefetch >= BATCH for slots in kinds) else FLUSH_AFTER
+    return PREFETCH_SECONDS / 2 if any(slots.prefetch >= slots.most for slots in kinds) else FLUSH_AFTER
 
 
 def journal_places(sizes: Mapping[str, int]) -> int:

@@ -6,7 +6,7 @@ import pytest
 
 from nightcrew.dispatch import wanted
 from nightcrew.engine import EngineLimits
-from nightcrew.slots import BATCH, MAX_PREFETCH, MEASURED_JOBS, MEASURED_OVER, PREFETCH_SECONDS, Slots
+from nightcrew.slots import BATCH, MEASURED_JOBS, MEASURED_OVER, PREFETCH_SECONDS, Slots
 from tests.unit.runs import grant
 
 
@@ -72,7 +72,7 @@ def test_ahead_by_what_lately_ended_in_a_moment() -> None:
     assert place.prefetch == 0, "long jobs are not fetched ahead"
     place.ended = 10_000_000
     place.measure(103.0)
-    assert place.prefetch == MAX_PREFETCH
+    assert place.prefetch == 2 * BATCH
 
 
 def test_many_short_jobs_tell_soon() -> None:
@@ -80,32 +80,16 @@ def test_many_short_jobs_tell_soon() -> None:
     place.measured_at = 100.0
     place.ended = MEASURED_JOBS
     place.measure(100.001)
-    assert place.prefetch == MAX_PREFETCH
+    assert place.prefetch == 2 * BATCH
     place.ended = MEASURED_JOBS
     place.measure(100.001)
-    assert place.prefetch == MAX_PREFETCH, "a clock that has not moved says that they are fast"
+    assert place.prefetch == 2 * BATCH, "a clock that has not moved says that they are fast"
 
 
 def test_what_jobs_were_waited_for_does_not_count() -> None:
     place = slots()
-    place.measured_at = place.idle_since = 100.0
-    place.resume(160.0)
-    place.ended = 500
-    place.rest(160.5)
-    place.resume(220.0)
-    place.ended += 500
-    place.measure(220.5)
-    assert place.prefetch == int(1_000 * PREFETCH_SECONDS), "a thousand in the second that any of them ran"
-
-
-def test_a_look_while_nothing_runs_begins_anew() -> None:
-    place = slots()
     place.measured_at = 100.0
-    place.ended = 500
-    place.rest(100.5)
-    place.measure(110.0)
-    assert place.prefetch == int(50 * PREFETCH_SECONDS)
-    place.resume(120.0)
-    place.ended = 500
-    place.measure(121.0)
-    assert place.prefetch == int(500 * PREFETCH_SECONDS)
+    place.ended, place.waited = 1_000, 119.0
+    place.measure(220.0)
+    assert place.prefetch == int(1_000 * PREFETCH_SECONDS), "a thousand in the second that any of them ran"
+    assert place.waited == 0.0

@@ -11,7 +11,7 @@ import types
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextvars import Context as Variables
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec import Raw
@@ -373,7 +373,7 @@ class InTurn:
     def __init__(self, hooks: Hooks, variables: Variables, client: AppClient) -> None:
         self._hooks, self._variables, self._client = hooks, variables, client
         self._closed = False
-        self._steps = self._jobs()
+        self._steps = cast("Generator[Any, Any, None]", self._jobs())
         self._send = self._steps.send
         next(self._steps)
 
@@ -410,6 +410,7 @@ class InTurn:
                 if hooks.around:
                     ended = yield from run_async(task, found, hooks, make_context)
                 else:
+                    awaited: Any
                     positional, keyword = found
                     awaited = task.function(*positional, **keyword) if keyword else task.function(*positional)
                     if type(awaited) is not coroutine:

@@ -26,7 +26,7 @@ from nightcrew.notes import Notes
 from nightcrew.policy import decide
 from nightcrew.runners.elsewhere import TORN_DOWN, Elsewhere
 from nightcrew.settling import Settling
-from nightcrew.slots import BATCH, POLL, Pauses, Slots, flush_after
+from nightcrew.slots import BATCH, MEASURED_JOBS, POLL, Pauses, Slots, flush_after
 
 logger = logging.getLogger("nightcrew.worker")
 
@@ -142,7 +142,7 @@ class Dispatcher:
         while not self.quiet:
             now = _monotonic()
             for slots in self._slots.values():
-                if slots.ended:
+                if slots.ended >= MEASURED_JOBS:
                     slots.measure(now)
             asked = [(slots, count) for slots in self._slots.values() if (count := wanted(slots))]
             if not asked or self._settling.held_up:

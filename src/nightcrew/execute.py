@@ -11,7 +11,7 @@ import types
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextvars import Context as Variables
 from time import monotonic
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 from msgspec import Raw
@@ -356,8 +356,15 @@ class Run(msgspec.Struct):
         return ErrorInfo("builtins.TimeoutError", message, kinds=("builtins.OSError", "builtins.Exception"))
 
 
+_F = TypeVar("_F", bound=Callable[..., Any])
+_COROUTINE: Any = types.CoroutineType
 _CANCELLED = Ended(Outcome.CANCELLED)
 """Of a coroutine that let a cancellation pass: whoever cancelled it knows what that means."""
+
+
+def _may_await(generator: _F) -> _F:
+    """Let a generator `yield from` coroutines. It stays one, which `types.coroutine` does not tell type checkers."""
+    return cast("_F", types.coroutine(generator))
 
 
 class InTurn:
@@ -373,7 +380,7 @@ class InTurn:
     def __init__(self, hooks: Hooks, variables: Variables, client: AppClient) -> None:
         self._hooks, self._variables, self._client = hooks, variables, client
         self._closed = False
-        self._steps = cast("Generator[Any, Any, None]", self._jobs())
+        self._steps = self._jobs()
         self._send = self._steps.send
         next(self._steps)
 
@@ -399,21 +406,20 @@ class InTurn:
             return self._rest(variables, yielded)
         return run.told(None) if yielded is _CANCELLED else yielded
 
-    @types.coroutine
+    @_may_await
     def _jobs(self) -> Generator[Any, Any, None]:
         """Takes every job that is sent to it through its steps: yields what it waits for, and in the end `Ended`."""
-        hooks, coroutine, ended = self._hooks, types.CoroutineType, _CANCELLED
+        hooks, ended = self._hooks, _CANCELLED
         while True:
             task, found, make_context = yield ended
             set_current(make_context)
             try:
                 if hooks.around:
-                    ended = yield from run_async(task, found, hooks, make_context)
+                    ended = yield from cast("Any", run_async(task, found, hooks, make_context))
                 else:
-                    awaited: Any
                     positional, keyword = found
                     awaited = task.function(*positional, **keyword) if keyword else task.function(*positional)
-                    if type(awaited) is not coroutine:
+                    if type(awaited) is not _COROUTINE:
                         awaited = awaited.__await__()
                     value = yield from awaited
                     ended = _SUCCEEDED if value is None else succeeded(task, value)

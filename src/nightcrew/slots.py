@@ -20,8 +20,8 @@ MAX_SPILLING = 64
 """Large results that may be on their way to the blob store; past that no further job is started."""
 PREFETCH_SECONDS = 0.05
 """A worker fetches ahead what it lately ran in that time: of short jobs up to two claims, of long ones nothing."""
-MEASURED_OVER, MEASURED_JOBS = 0.02, 64
-"""Seconds, or jobs, after which it is known how fast they end."""
+MEASURED_JOBS = 64
+"""So many that have ended tell how fast; fewer are looked at now and then."""
 FLUSH_AT = 1_500
 """Settlements that are stored at once; more than a claim brings, as mostly the next claim takes them along into its commit."""
 FLUSH_AFTER = 0.010
@@ -72,11 +72,10 @@ class Slots:
 
     def measure(self, now: float) -> None:
         """Fit how far to fetch ahead to how fast jobs have ended since the last time."""
-        passed = now - self.measured_at - self.waited
-        if passed >= MEASURED_OVER or self.ended >= MEASURED_JOBS:
-            self.prefetch = int(min(2 * self.most, self.ended / max(passed, 1e-6) * PREFETCH_SECONDS))
-            self.ended, self.waited = 0, 0.0
-            self.measured_at = now
+        passed = max(now - self.measured_at - self.waited, 1e-6)
+        self.prefetch = int(min(2 * self.most, self.ended / passed * PREFETCH_SECONDS))
+        self.ended, self.waited = 0, 0.0
+        self.measured_at = now
 
 
 class Pauses:

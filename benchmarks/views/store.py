@@ -35,7 +35,7 @@ class Shape(Struct, frozen=True):
     """Over which they came."""
     ready: int = 250_000
     later: int = 50_000
-    kinds: int = 300
+    kinds: int = 250
     """Of failures that are rare, beside those of every day."""
     audit: int = 5_000
 

@@ -285,6 +285,7 @@ class Dispatcher:
             if run is None or not run.abandoned:
                 slots.busy -= 1
             self._freed(slots)
+            jobs.close()
 
     def _delivered(self, slots: Slots, run: Run, ended: Ended) -> None:
         """From a thread or child."""
@@ -293,13 +294,12 @@ class Dispatcher:
         self._freed(slots)
 
     def _freed(self, slots: Slots) -> None:
+        if not slots.busy:
+            slots.idle_since = _monotonic()
         if slots.queue:
             self._pump(slots)
-        else:
-            if not slots.busy:
-                slots.idle_since = _monotonic()
-            if not self._runs:
-                self._settling.begin()  # nothing else is about to end
+        elif not self._runs:
+            self._settling.begin()  # nothing else is about to end
         if not slots.dry:
             self._nudge.set()
 
@@ -349,7 +349,8 @@ class Dispatcher:
         if run.over:
             return now  # it was left to itself, and comes too late
         run.over = True
-        slots.ended += 1
+        if run.started >= slots.measured_at:
+            slots.ended += 1  # of many that began long ago, and end at once, none was short
         if run.settled:
             del self._runs[run.place]
             self._journal.forget([run.place])

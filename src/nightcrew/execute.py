@@ -105,7 +105,7 @@ def arguments(task: AnyTask, args: bytes | Raw, make_context: Callable[[], Conte
     signature = task.signature
     try:
         positional, keyword = signature.decode(args)
-    except Exception as wrong:  # converting runs the user's code too: a __post_init__, a validator
+    except BaseException as wrong:  # converting runs the user's code too: a __post_init__, a validator
         return Ended(Outcome.BAD_ARGUMENTS, error=error_info(wrong))
     if signature.context_parameter is not None:
         keyword[signature.context_parameter] = make_context()
@@ -411,6 +411,8 @@ class InTurn:
         """Takes every job that is sent to it through its steps: yields what it waits for, and in the end `Ended`."""
         hooks, ended = self._hooks, _CANCELLED
         while True:
+            # (Nothing of a job is kept here until the next one comes.)
+            awaited = value = found = positional = keyword = make_context = None
             task, found, make_context = yield ended
             set_current(make_context)
             try:
@@ -419,7 +421,7 @@ class InTurn:
                 else:
                     positional, keyword = found
                     awaited = task.function(*positional, **keyword) if keyword else task.function(*positional)
-                    if type(awaited) is not _COROUTINE:
+                    if type(awaited) is not _COROUTINE and type(awaited) is not types.GeneratorType:
                         awaited = awaited.__await__()
                     value = yield from awaited
                     ended = _SUCCEEDED if value is None else succeeded(task, value)
@@ -440,8 +442,7 @@ class InTurn:
             try:
                 value = yield yielded
             except GeneratorExit:
-                self._closed = True
-                self._steps.close()
+                self.close()
                 raise
             except BaseException as error:
                 step, value = self._steps.throw, error
@@ -449,6 +450,11 @@ class InTurn:
                 step = self._send
             yielded = variables.run(step, value)
         return None if yielded is _CANCELLED else yielded
+
+    def close(self) -> None:
+        """Let go of what is kept from job to job; between two of them."""
+        self._closed = True
+        self._steps.close()
 
     async def _fetch_and_run(self, run: Run) -> Ended | None:
         try:

@@ -84,7 +84,7 @@ class Settling:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._gathered and self._storing is None:
+        if self._gathered and self._storing is None and not self._over:
             self._storing = self._loop.create_task(self._store_gathered())
         return self._storing
 

@@ -20,8 +20,8 @@ MAX_SPILLING = 64
 """Large results that may be on their way to the blob store; past that no further job is started."""
 PREFETCH_SECONDS = 0.05
 """A worker fetches ahead what it lately ran in that time: of short jobs up to two claims, of long ones nothing."""
-MEASURED_JOBS = 64
-"""So many that have ended tell how fast; fewer are looked at now and then."""
+MEASURED_JOBS, MEASURED_OVER = 64, 0.02
+"""So many that have ended tell how fast; fewer are looked at now and then, when it was at least so many seconds."""
 FLUSH_AT = 1_500
 """Settlements that are stored at once; more than a claim brings, as mostly the next claim takes them along into its commit."""
 FLUSH_AFTER = 0.010
@@ -58,7 +58,8 @@ class Slots:
 
     def neglects(self, now: float) -> bool:
         """Whether what was fetched has waited too long for a place here. Looked at now and then, and measured by it."""
-        self.measure(now)
+        if now - self.measured_at >= MEASURED_OVER:
+            self.measure(now)
         return bool(self.queue) and self.busy >= self.size and now - self.fetched_at > PREFETCH_TTL
 
     def take_out(self, which: Callable[[Grant], bool]) -> list[Grant]:

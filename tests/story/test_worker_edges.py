@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+import types
+import weakref
+from collections.abc import AsyncIterator, Generator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -90,13 +94,48 @@ async def test_a_decorator_may_answer_with_another_awaitable(app: Nightcrew, wai
         return number
 
     @functools.wraps(plain)
-    def shielded(number: int) -> asyncio.Future[int]:
-        return asyncio.shield(plain(number))
+    def shielded(number: int) -> Any:
+        if number == 1:
+            return asyncio.shield(plain(number))
+        return old_style(number) if number == 2 else plain(number)
+
+    @types.coroutine
+    def old_style(number: int) -> Generator[Any, Any, int]:
+        found: int = yield from plain(number)
+        return found
 
     task: Any = app.task(shielded)
-    jobs = await app.aenqueue_many([task.call(n) for n in range(3)])
+    jobs = await app.aenqueue_many([task.call(n) for n in range(4)])
     async with working(app, concurrency=1):
-        assert [await job.aresult(PATIENCE) for job in jobs] == [0, 1, 2]
+        assert [await job.aresult(PATIENCE) for job in jobs] == [0, 1, 2, 3]
+
+
+async def test_what_a_job_was_given_is_not_kept_when_it_has_ended(app: Nightcrew) -> None:
+    """An idle worker allocates little, so the cyclic collector would leave it there for long."""
+
+    class Heavy:
+        """What somebody would notice in memory."""
+
+    made: list[weakref.ref[Heavy]] = []
+
+    @app.task
+    async def lift(number: int) -> None:
+        heavy = Heavy()
+        made.append(weakref.ref(heavy))
+        keep.set(heavy)
+        if number == 1:
+            await asyncio.sleep(0)
+
+    keep: ContextVar[Heavy] = ContextVar("keep")
+    gc.collect()
+    gc.disable()
+    try:
+        async with working(app, concurrency=1):
+            for number in range(3):
+                await (await lift.aenqueue(number)).afinished(PATIENCE)
+            await await_until(lambda: not any(heavy() for heavy in made))
+    finally:
+        gc.enable()
 
 
 @dataclass
@@ -104,16 +143,17 @@ class Picky:
     """Arguments that raise something unforeseen when they are made of what is stored."""
 
     wish: str
-    strict: ClassVar[bool] = True
+    error: ClassVar[BaseException | None] = None
 
     def __post_init__(self) -> None:
-        if self.strict and self.wish == "too late":
-            raise LookupError("no such wish any more")
+        if self.error is not None and self.wish == "too late":
+            raise self.error
 
 
+@pytest.mark.parametrize("error", [LookupError("no such wish any more"), SystemExit()])
 @pytest.mark.parametrize("kind", ["async", "thread"])
 async def test_arguments_that_cannot_be_made_fail_that_job_alone(
-    app: Nightcrew, kind: str, monkeypatch: pytest.MonkeyPatch
+    app: Nightcrew, kind: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def plain(wish: Picky) -> str:
         return wish.wish
@@ -122,9 +162,8 @@ async def test_arguments_that_cannot_be_made_fail_that_job_alone(
         return wish.wish
 
     task: Any = app.task(retry=None)(plain if kind == "thread" else on_the_loop)
-    with monkeypatch.context() as patched:
-        patched.setattr(Picky, "strict", False)
-        job = await task.aenqueue(Picky("too late"))
+    job = await task.aenqueue(Picky("too late"))
+    monkeypatch.setattr(Picky, "error", error)
     async with working(app, concurrency=1, threads=1):
         assert await job.afinished(PATIENCE) is JobState.FAILED
         assert job.record.outcome is Outcome.BAD_ARGUMENTS

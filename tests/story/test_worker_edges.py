@@ -11,7 +11,6 @@ import time
 import types
 import weakref
 from collections.abc import AsyncIterator, Generator, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -110,30 +109,32 @@ async def test_a_decorator_may_answer_with_another_awaitable(app: Nightcrew, wai
         assert [await job.aresult(PATIENCE) for job in jobs] == [0, 1, 2, 3]
 
 
-async def test_what_a_job_was_given_is_not_kept_when_it_has_ended(app: Nightcrew) -> None:
+@dataclass
+class Heavy:
+    """What somebody would notice in memory."""
+
+    weight: int
+
+
+async def test_what_a_job_takes_and_returns_is_not_kept_when_it_has_ended(app: Nightcrew) -> None:
     """An idle worker allocates little, so the cyclic collector would leave it there for long."""
-
-    class Heavy:
-        """What somebody would notice in memory."""
-
-    made: list[weakref.ref[Heavy]] = []
+    seen: list[weakref.ref[Heavy]] = []
 
     @app.task
-    async def lift(number: int) -> None:
-        heavy = Heavy()
-        made.append(weakref.ref(heavy))
-        keep.set(heavy)
-        if number == 1:
+    async def lift(heavy: Heavy) -> Heavy:
+        lifted = Heavy(heavy.weight + 1)
+        seen.extend(map(weakref.ref, (heavy, lifted)))
+        if heavy.weight == 1:
             await asyncio.sleep(0)
+        return lifted
 
-    keep: ContextVar[Heavy] = ContextVar("keep")
     gc.collect()
     gc.disable()
     try:
         async with working(app, concurrency=1):
-            for number in range(3):
-                await (await lift.aenqueue(number)).afinished(PATIENCE)
-            await await_until(lambda: not any(heavy() for heavy in made))
+            for weight in range(3):
+                await (await lift.aenqueue(Heavy(weight))).afinished(PATIENCE)
+            await await_until(lambda: not any(heavy() for heavy in seen))
     finally:
         gc.enable()
 

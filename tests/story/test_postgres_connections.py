@@ -18,7 +18,16 @@ from nightcrew.client import new_id
 from nightcrew.engines import postgres_link
 from nightcrew.engines.postgres import PostgresEngine
 from nightcrew.engines.postgres_address import Address
-from nightcrew.engines.postgres_link import CONNECTIONS, PREPARED, Connection, Link, Pool, Unsure
+from nightcrew.engines.postgres_link import (
+    CONNECTIONS,
+    PREPARED,
+    Connection,
+    Doubles,
+    Link,
+    Pool,
+    Texts,
+    Unsure,
+)
 from nightcrew.engines.postgres_look import Look
 from tests.parts import ROOT
 from tests.waiting import await_until
@@ -86,6 +95,25 @@ async def test_who_gives_up_waiting_takes_none_along(counted: Counted) -> None:
     await asyncio.gather(*(counted.ask() for _ in range(CONNECTIONS)))
 
 
+async def test_who_waits_longest_is_next(counted: Counted) -> None:
+    """Also before one who comes just when a connection is given back."""
+    taken = [await counted.pool.take() for _ in range(CONNECTIONS)]
+    turns: list[str] = []
+
+    async def take(name: str) -> None:
+        async with counted.one():
+            turns.append(name)
+
+    waiting = [asyncio.create_task(take(name)) for name in ("first", "second")]
+    await asyncio.sleep(0)
+    counted.pool.take_back(taken.pop())
+    await take("late")
+    await asyncio.gather(*waiting)
+    assert turns == ["first", "second", "late"]
+    for connection in taken:
+        counted.pool.take_back(connection)
+
+
 async def test_what_comes_back_in_a_transaction_is_not_used_again(counted: Counted) -> None:
     async with counted.one() as connection:
         await connection.ask(b"BEGIN")
@@ -130,6 +158,15 @@ async def test_one_call_after_another_is_made_whatever_came_of_it(counted: Count
             ]
             assert await connection.ask(b"SELECT 1 WHERE %s", (False,)) == []
         assert connection.is_idle
+
+
+async def test_arrays_that_are_packed_here_arrive_as_they_are(postgres_url: str) -> None:
+    link = Link(Address(postgres_url))
+    for texts in ((), ("",), ("a", None, 'a "quoted", one\\', "é {夏}"), (None,), ("x" * 100_000,)):
+        assert await link.ask("SELECT %b::text[]", Texts(texts)) == [(list(texts),)]
+    for numbers in ((), (0.0,), (1.5, None, -1e300), (None,)):
+        assert await link.ask("SELECT %b::double precision[]", Doubles(numbers)) == [(list(numbers),)]
+    link.close()
 
 
 async def test_a_deferred_rule_that_is_broken_at_the_commit_is_an_error(counted: Counted) -> None:
@@ -192,7 +229,7 @@ async def test_a_claim_that_takes_too_long_is_not_simply_made_again(
     monkeypatch.setattr(postgres_link, "CALL_TIMEOUT", 0.1)
     link = Link(Address(postgres_url))
     with pytest.raises(Unsure):
-        await link.call(b"SELECT 1 FROM pg_sleep(60)", once=True)
+        await link.ask("SELECT 1 FROM pg_sleep(60)", once=True)
     link.close()
 
 

@@ -46,14 +46,13 @@ from nightcrew.engines.postgres_address import Address, closed
 from nightcrew.engines.postgres_documents import Documents
 from nightcrew.engines.postgres_failures import failures
 from nightcrew.engines.postgres_joining import Joining
-from nightcrew.engines.postgres_link import Bell, Doubles, Link, Listener, Unsure
+from nightcrew.engines.postgres_link import Bell, Doubles, Link, Listener, Texts, Unsure
 from nightcrew.engines.postgres_look import Look
-from nightcrew.engines.postgres_upkeep import Upkeep, granted
+from nightcrew.engines.postgres_upkeep import Upkeep, as_json, ending, granted
 from nightcrew.errors import EngineError, LimitExceeded
-from nightcrew.job import Grant, JobDetail, JobRecord, JobState, NewJob, Outcome, Report, Transition
+from nightcrew.job import Grant, JobDetail, JobRecord, NewJob, Outcome, Report, Transition
 from nightcrew.tallies import Tally
 
-_STATE_NUMBERS = {JobState.READY: 1, JobState.SUCCEEDED: 3, JobState.FAILED: 4, JobState.CANCELLED: 5}
 _FAIR_TURN = 8
 """One claim in so many takes the oldest jobs, whatever their priority: nothing starves."""
 _MATCHES = 100
@@ -62,14 +61,6 @@ _MATCHES = 100
 _grants = msgspec.json.Decoder(list[Grant])
 _encode = msgspec.json.encode
 _SUCCEEDED = Outcome.SUCCEEDED  # looking up a member of an enum costs as much as all else done for a job
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else _encode(value).decode()
-
-
-def _decoded(data: bytes | None) -> str | None:
-    return None if data is None else data.decode()
 
 
 class Clock(Protocol):
@@ -92,7 +83,7 @@ def _shape(job: NewJob) -> tuple[Any, ...]:
         job.max_attempts,
         job.rerun_if_lost,
         job.codec,
-        job.extras and _text(job.extras),
+        job.extras and as_json(job.extras),
         job.run_at,
         job.delay,
     )
@@ -116,7 +107,7 @@ def enqueue_arguments(jobs: Sequence[NewJob], moment: float | None) -> list[Any]
         labels,
         _array([job.id for job in jobs]),
         of,
-        [job.args.decode() for job in jobs],
+        Texts([job.args.decode() for job in jobs]),
         blobs,
         keepers,
         moment,
@@ -126,42 +117,16 @@ def enqueue_arguments(jobs: Sequence[NewJob], moment: float | None) -> list[Any]
 def _alike(jobs: Sequence[NewJob]) -> list[Any] | None:
     """The arguments of the function `enqueue_alike`; None where jobs differ in more than id and arguments, or keep blobs."""
     shape = _shape(jobs[0])
-    for job in jobs:
-        if job.blobs or _shape(job) != shape:
+    for n, job in enumerate(jobs):
+        if job.blobs or (n and _shape(job) != shape):
             return None
-    return [*shape, _array([job.id for job in jobs]), [job.args.decode() for job in jobs]]
+    return [*shape, _array([job.id for job in jobs]), Texts([job.args.decode() for job in jobs])]
 
 
 def _is_plain(t: Transition) -> bool:
     """Whether the store can count a success by itself."""
     grant = t.grant
     return t.attempts == grant.attempts + 1 and t.crashes == grant.crashes and t.losses == grant.losses
-
-
-def _ending(n: int, t: Transition) -> dict[str, Any]:
-    """An ending that is no plain success, as the function `finish` takes it."""
-    return {
-        "n": n,
-        "id": t.grant.id,
-        "fence": t.grant.fence,
-        "state": _STATE_NUMBERS[t.state],
-        "outcome": t.outcome.value,
-        "attempt": t.grant.attempt,
-        "attempts": t.attempts,
-        "crashes": t.crashes,
-        "losses": t.losses,
-        "delay": t.delay,
-        "keep": t.keep,
-        "started": t.started_at,
-        "duration": t.duration,
-        "result": _decoded(t.result),
-        "reason": _text(t.reason),
-        "error": _text(t.error),
-        "fingerprint": t.fingerprint,
-        # One that was fetched and handed back unstarted leaves no trace: nothing happened to it.
-        "blobs": t.blobs or None,
-        "trace": t.outcome is not Outcome.RETURNED or t.started_at is not None,
-    }
 
 
 _ENQUEUE = (
@@ -368,8 +333,8 @@ class PostgresEngine:
         self._bounds = Bounds()
         self._turns = 0
         self._waiting: list[_Asked] = []
-        self._storing: dict[asyncio.Task[None], set[str]] = {}
-        """Those that store what waits, and the jobs of which they have asked the server."""
+        self._storing: dict[asyncio.Future[None], set[str]] = {}
+        """Until when somebody stores, and the jobs of which they have asked the server."""
 
     async def open(self) -> None:
         """Connect; make or update the schema."""
@@ -441,13 +406,29 @@ class PostgresEngine:
         if not jobs:
             return []
         loop = asyncio.get_running_loop()
+        if not self._storing:
+            ended = loop.create_future()
+            self._storing[ended] = {job.id for job in jobs}
+            try:
+                await asyncio.sleep(0)
+                if not self._waiting:
+                    # Nobody else asks in this turn of the loop: stored at once, without a task's detour.
+                    return await self._store(jobs)
+            finally:
+                ended.set_result(None)
+                self._storing.pop(ended, None)
+                self._begin_storing()
         stored: asyncio.Future[list[Enqueued]] = loop.create_future()
         self._waiting.append((jobs, stored))
-        if len(self._storing) < STORING:
-            storing = loop.create_task(self._store_waiting())
-            self._storing.setdefault(storing, set())
-            storing.add_done_callback(lambda task: self._storing.pop(task, None))  # cancelled before it began
+        self._begin_storing()
         return await stored
+
+    def _begin_storing(self) -> None:
+        if not self._waiting or len(self._storing) >= STORING:
+            return
+        storing = asyncio.get_running_loop().create_task(self._store_waiting())
+        self._storing.setdefault(storing, set())
+        storing.add_done_callback(lambda task: self._storing.pop(task, None))  # cancelled before it began
 
     async def _store_waiting(self) -> None:
         """Store what callers have asked for since the last time, in one transaction, until nobody waits."""
@@ -500,11 +481,11 @@ class PostgresEngine:
         created: list[UUID] | None = None
         try:
             if (alike := _alike(jobs)) is not None:
-                [(are_new,)] = await link.ask(_ENQUEUE_ALIKE, *alike, self._now())
+                [(are_new,)] = await link.ask(_ENQUEUE_ALIKE, *alike, self._now(), leave=True)
             if are_new is False and len(jobs) == 1:
                 created = []
             elif not are_new:
-                [(created,)] = await link.ask(_ENQUEUE, *enqueue_arguments(jobs, self._now()))
+                [(created,)] = await link.ask(_ENQUEUE, *enqueue_arguments(jobs, self._now()), leave=True)
         except UnicodeError as error:
             raise EngineError(
                 f"what is stored must be text in UTF-8, got {error}; nothing was written"
@@ -597,7 +578,7 @@ class PostgresEngine:
                 others.append(n)
         mine = [transitions[n] for n in plain]
         try:
-            results = [_decoded(t.result) for t in mine]
+            results = [None if t.result is None else t.result.decode() for t in mine]
         except UnicodeError as error:
             raise EngineError(f"a result must be text in UTF-8, got {error}; nothing was written") from error
         [(refused,)] = await self._call(
@@ -608,8 +589,8 @@ class PostgresEngine:
             Doubles([t.started_at for t in mine]),
             Doubles([t.duration for t in mine]),
             Doubles([t.keep for t in mine]),
-            results if any(results) else None,  # most have none
-            _text([_ending(-1 - n, transitions[n]) for n in others]) if others else None,
+            Texts(results) if any(results) else None,  # most have none
+            as_json([ending(-1 - n, transitions[n]) for n in others]) if others else None,
             self._now(),
         )
         bell.ring(Topic.DONE, *([Topic.READY] if others else ()))

@@ -16,6 +16,7 @@ import msgspec
 
 from nightcrew.engine import Enqueued, Fate, Request, Rows, Topic
 from nightcrew.engines.postgres_link import Bell, Link
+from nightcrew.engines.postgres_upkeep import as_json, ending
 from nightcrew.errors import LeaseLost
 from nightcrew.job import Grant, NewJob, Transition
 
@@ -86,7 +87,8 @@ class Joining:
                 "or is settled already; roll back what this run did"
             )
         grant.claim = claim
-        arguments = [[claim], [], [], [], [], [], [], _ending(transition), self._now(), store, claim]
+        settled = as_json([ending(1, transition)])
+        arguments = [[claim], [], [], [], [], [], [], settled, self._now(), store, claim]
         return self._request(self._finish, arguments)
 
     async def fate(self, grant: Grant) -> Fate:
@@ -164,24 +166,3 @@ def _own_claim(grant: Grant) -> int:
     """The number of the claim that a grant is set apart in: the same whenever it is asked for."""
     digest = hashlib.blake2b(f"{grant.hex}.{grant.fence}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 2
-
-
-def _ending(t: Transition) -> str:
-    """A success, as the function `finish` takes endings that are not plain: this one may keep blobs."""
-    ending = {
-        "n": 1,
-        "id": t.grant.id,
-        "fence": t.grant.fence,
-        "state": 3,
-        "outcome": t.outcome.value,
-        "attempt": t.grant.attempt,
-        "attempts": t.attempts,
-        "crashes": t.crashes,
-        "losses": t.losses,
-        "keep": t.keep,
-        "started": t.started_at,
-        "duration": t.duration,
-        "result": None if t.result is None else t.result.decode(),
-        "blobs": t.blobs or None,
-    }
-    return _encode([ending]).decode()

@@ -16,12 +16,14 @@ import random
 import re
 import struct
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import lru_cache
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import psycopg
 from psycopg import AsyncConnection, errors
+from psycopg.abc import AdaptContext
 from psycopg.adapt import Dumper, PyFormat, Transformer
 from psycopg.errors import error_from_result
 from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, Format, TransactionStatus
@@ -115,7 +117,7 @@ class Connection:
     @property
     def is_closed(self) -> bool:
         """Whether it can be used no more."""
-        return self._socket < 0 or self._driver.closed
+        return self._socket < 0
 
     @property
     def is_idle(self) -> bool:
@@ -127,11 +129,15 @@ class Connection:
         self._forget_socket()
         self._pgconn.finish()
 
-    async def ask(self, statement: bytes, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    async def ask(
+        self, statement: bytes, parameters: Sequence[Any] = (), leave: bool = False
+    ) -> list[tuple[Any, ...]]:
         """Run one statement, with ``%s`` or ``%b`` for each parameter; without any, it may be several.
 
         Returns the rows of the last. Raises `psycopg.Error`, and `TimeoutError` after `CALL_TIMEOUT` seconds. A call that
         is cancelled or takes too long leaves the connection in use: it is not for another one.
+
+        leave: when it is cancelled, the server goes on with it.
         """
         if self.is_closed:
             raise psycopg.OperationalError("the connection is lost")
@@ -146,7 +152,7 @@ class Connection:
         else:
             self._pgconn.send_query_params(text, values, types, transformer.formats)
         rows: list[tuple[Any, ...]] = []
-        for result in await self._answers():
+        for result in await self._answers(leave):
             if result.status == ExecStatus.TUPLES_OK:
                 transformer.set_pgresult(result)
                 rows = transformer.load_rows(0, result.ntuples, tuple)
@@ -166,7 +172,7 @@ class Connection:
         self._names[text, types] = name
         return name
 
-    async def _answers(self) -> list[PGresult]:
+    async def _answers(self, leave: bool = False) -> list[PGresult]:
         """All that the server answers to what was sent; it takes the next then. Raises `psycopg.Error`."""
         self._results = []
         self._answered = self._loop.create_future()
@@ -178,9 +184,10 @@ class Connection:
                 self._loop.add_writer(self._socket, self._go_on)
                 self._is_writing = True
             await self._answered
-        except (asyncio.CancelledError, TimeoutError):
+        except (asyncio.CancelledError, TimeoutError) as error:
+            left = leave and isinstance(error, asyncio.CancelledError)
             # The server would go on with it, and perhaps wait for a lock, long after the connection is gone.
-            if self._pgconn.transaction_status == TransactionStatus.ACTIVE:
+            if not left and self._pgconn.transaction_status == TransactionStatus.ACTIVE:
                 with contextlib.suppress(psycopg.Error):
                     await self._driver.cancel_safe(timeout=CANCELLING)
             raise
@@ -251,25 +258,47 @@ class Doubles(tuple[float | None, ...]):
     __slots__ = ()
 
 
+class Texts(tuple[str | None, ...]):
+    """Sent as an array of text, in the same way."""
+
+    __slots__ = ()
+
+
 class _DoublesDumper(Dumper):
     format = Format.BINARY
     oid = 1022  # float8[]
 
     def dump(self, obj: Doubles) -> bytes:
-        if not obj:
-            return _ARRAY.pack(0, 0, 701)
-        if None in obj:
-            items = b"".join([_NULL if value is None else _DOUBLE.pack(8, value) for value in obj])
-            return _ARRAY.pack(1, 1, 701) + _DIMENSION.pack(len(obj), 1) + items
+        if None in obj or not obj:
+            return _packed(701, obj, [_NULL if value is None else _DOUBLE.pack(8, value) for value in obj])
         sized: list[float] = [8] * (2 * len(obj))
         sized[1::2] = cast(tuple[float, ...], obj)
-        return (
-            _ARRAY.pack(1, 0, 701) + _DIMENSION.pack(len(obj), 1) + struct.pack("!" + "id" * len(obj), *sized)
-        )
+        return _packed(701, obj, [struct.pack("!" + "id" * len(obj), *sized)])
+
+
+class _TextsDumper(Dumper):
+    format = Format.BINARY
+    oid = 1009  # text[]
+
+    def __init__(self, cls: type, context: AdaptContext | None = None) -> None:
+        super().__init__(cls, context)
+        self._encoding = self.connection.info.encoding if self.connection else "utf-8"
+
+    def dump(self, obj: Texts) -> bytes:
+        texts = [None if text is None else text.encode(self._encoding) for text in obj]
+        return _packed(25, obj, [_NULL if text is None else _SIZE.pack(len(text)) + text for text in texts])
+
+
+def _packed(kind: int, values: Sequence[Any], items: list[bytes]) -> bytes:
+    """An array of one dimension, its elements of the type with the number `kind`."""
+    if not values:
+        return _ARRAY.pack(0, 0, kind)
+    return _ARRAY.pack(1, None in values, kind) + _DIMENSION.pack(len(values), 1) + b"".join(items)
 
 
 _ARRAY = struct.Struct("!iiI")  # dimensions, whether there are NULLs, the type of the elements
 _DIMENSION = struct.Struct("!ii")
+_SIZE = struct.Struct("!i")
 _DOUBLE = struct.Struct("!id")
 _NULL = struct.pack("!i", -1)
 
@@ -283,7 +312,9 @@ class Pool:
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
         self._connect = connect
-        self._room = asyncio.Semaphore(CONNECTIONS)
+        self._taken = 0
+        self._queue: deque[asyncio.Future[None]] = deque()
+        """Those who wait for one that is given back. The library's semaphore would do, but for what it costs each call."""
         self._free: list[tuple[float, Connection]] = []
         """Those that nobody uses, and since when; the one used last is taken first, so that the others can go."""
         self._ends: dict[Connection, float] = {}
@@ -293,7 +324,10 @@ class Pool:
 
     async def take(self) -> Connection:
         """One that is the caller's alone, until `take_back`. Raises what connecting raises."""
-        await self._room.acquire()
+        if self._taken < CONNECTIONS:
+            self._taken += 1
+        else:
+            await self._turn()
         while self._free:
             _, connection = self._free.pop()
             if not connection.is_closed:
@@ -302,14 +336,34 @@ class Pool:
         try:
             connection = await self._connect()
         except BaseException:
-            self._room.release()
+            self._pass_on()
             raise
         self._ends[connection] = time.monotonic() + LIFETIME * random.uniform(0.9, 1.1)  # noqa: S311
         return connection
 
+    async def _turn(self) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        try:
+            await turn
+        except BaseException:
+            if turn.cancelled() or turn.cancel():
+                raise
+            self._pass_on()  # it had just become ours
+            raise
+
+    def _pass_on(self) -> None:
+        """One place is free: it is the next one's who waits, so that nobody who comes later overtakes."""
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._taken -= 1
+
     def take_back(self, connection: Connection) -> None:
         """Give it to whoever comes next, or let it go if it is for nobody any more."""
-        self._room.release()
+        self._pass_on()
         now = time.monotonic()
         if connection.is_closed:
             # Perhaps the server has gone: then each of the others would cost a call a failure.
@@ -383,6 +437,7 @@ class Link:
         driver = await AsyncConnection.connect(self.address.conninfo, autocommit=True, **self.address.ways())
         try:
             driver.adapters.register_dumper(Doubles, _DoublesDumper)
+            driver.adapters.register_dumper(Texts, _TextsDumper)
             if not self.address.is_pooled:
                 # To compile a statement takes ten times what it takes to run one of ours. (Not as an option of the
                 # connection: a pooler that nobody told us of would refuse it.)
@@ -408,22 +463,25 @@ class Link:
     # `call` and `ask` are no coroutine functions, they return `_patiently`'s own: each layer would cost on every call.
 
     def call(
-        self, statement: bytes, parameters: Sequence[Any] = (), *, once: bool = False
+        self, statement: bytes, parameters: Sequence[Any] = ()
     ) -> Coroutine[Any, Any, list[tuple[Any, ...]]]:
-        """Run one statement; for `PATIENCE` seconds, while the server is away.
-
-        once: it may not be repeated. Raises `Unsure` when it may have been done or not.
-        """
-        return self._patiently(_ask_once if once else Connection.ask, statement, parameters)
+        """Run one statement; for `PATIENCE` seconds, while the server is away."""
+        return self._patiently(Connection.ask, statement, parameters)
 
     def ask(
-        self, text: str, *parameters: Any, once: bool = False
+        self, text: str, *parameters: Any, once: bool = False, leave: bool = False
     ) -> Coroutine[Any, Any, list[tuple[Any, ...]]]:
-        """Call a function of the schema, which the text names ``{s}``."""
+        """Call a function of the schema, which the text names ``{s}``.
+
+        once: it may not be repeated. Raises `Unsure` when it may have been done or not.
+        leave: when this is cancelled, the server goes on with it.
+        """
         statement = self._statements.get(text)
         if statement is None:
             statement = self._statements[text] = text.replace("{s}", self.address.quoted).encode()
-        return self.call(statement, parameters, once=once)
+        if once:
+            return self._patiently(_ask_once, statement, parameters)
+        return self._patiently(Connection.ask, statement, parameters, leave)
 
     async def look(self, statements: Sequence[tuple[bytes, Sequence[Any]]]) -> list[list[tuple[Any, ...]]]:
         """Run reading statements in one moment."""
@@ -524,15 +582,16 @@ class Bell:
 
     def ring(self, *topics: Topic) -> None:
         """Tell of something that is committed; at once, and at most every `_APART` seconds."""
-        letters = {_LETTERS[topic] for topic in topics}
-        self._ring_ours(letters)
-        self._letters |= letters
+        for topic in topics:
+            letter = _LETTERS[topic]
+            self._ring_ours(letter)
+            self._letters.add(letter)
         if self._sending is None:
             self._sending = asyncio.get_running_loop().create_task(self._send())
 
-    def _ring_ours(self, letters: set[str]) -> None:
+    def _ring_ours(self, letters: str) -> None:
         for listener in self._listeners:
-            if listener.letters & letters:
+            if not listener.letters.isdisjoint(letters):
                 listener.ring()
 
     async def _send(self) -> None:
@@ -574,7 +633,7 @@ class Bell:
                 async with connection:
                     await connection.execute(SQL("LISTEN {}").format(Identifier(self._link.address.channel)))
                     if self._heard.is_set():  # again: whatever was told while we did not hear
-                        self._ring_ours(set(_LETTERS.values()))
+                        self._ring_ours("".join(_LETTERS.values()))
                     self._heard.set()
                     pause = 0.1
                     while True:
@@ -584,7 +643,7 @@ class Bell:
                         while notice := connection.pgconn.notifies():
                             letters, _, token = notice.extra.decode().partition(":")
                             if token != self._token:  # ours have heard it at once
-                                self._ring_ours(set(letters))
+                                self._ring_ours(letters)
             except (psycopg.Error, EngineError) as error:
                 logger.info("%s; listening again in a moment", first_line(error))
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311

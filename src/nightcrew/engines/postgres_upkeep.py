@@ -15,7 +15,7 @@ from nightcrew.documents import pauses, wish
 from nightcrew.engine import Changed, Directives, Swept, Topic, Verb, WorkerStatus
 from nightcrew.engines import postgres_tallies
 from nightcrew.engines.postgres_link import Bell, Link, Unsure
-from nightcrew.job import NO_EXTRAS, Grant, Lost, Report
+from nightcrew.job import NO_EXTRAS, Grant, JobState, Lost, Outcome, Report, Transition
 from nightcrew.options import KEEP_RESULT
 from nightcrew.tallies import LATEST, Tally
 
@@ -23,6 +23,7 @@ _RESCUED = 1_000
 _PRUNED = 200
 _LAPS_APART = 600.0
 _PARTITIONS_APART = 600.0
+_STATE_NUMBERS = {JobState.READY: 1, JobState.SUCCEEDED: 3, JobState.FAILED: 4, JobState.CANCELLED: 5}
 _LOG_LINES = 10_000
 """Most log lines kept for one job."""
 
@@ -45,6 +46,32 @@ _DROP_DAYS = "SELECT {s}.drop_days()"
 def as_json(value: Any) -> str | None:
     """A value as the functions of the schema take it."""
     return None if value is None else msgspec.json.encode(value).decode()
+
+
+def ending(n: int, t: Transition) -> dict[str, Any]:
+    """An ending that is no plain success, as the function `finish` takes it."""
+    return {
+        "n": n,
+        "id": t.grant.id,
+        "fence": t.grant.fence,
+        "state": _STATE_NUMBERS[t.state],
+        "outcome": t.outcome.value,
+        "attempt": t.grant.attempt,
+        "attempts": t.attempts,
+        "crashes": t.crashes,
+        "losses": t.losses,
+        "delay": t.delay,
+        "keep": t.keep,
+        "started": t.started_at,
+        "duration": t.duration,
+        "result": None if t.result is None else t.result.decode(),
+        "reason": as_json(t.reason),
+        "error": as_json(t.error),
+        "fingerprint": t.fingerprint,
+        # One that was fetched and handed back unstarted leaves no trace: nothing happened to it.
+        "blobs": t.blobs or None,
+        "trace": t.outcome is not Outcome.RETURNED or t.started_at is not None,
+    }
 
 
 def granted(row: Sequence[Any], ready_at: float) -> Grant:

@@ -107,7 +107,7 @@ def enqueue_arguments(jobs: Sequence[NewJob], moment: float | None) -> list[Any]
         labels,
         _array([job.id for job in jobs]),
         of,
-        Texts([job.args.decode() for job in jobs]),
+        [job.args.decode() for job in jobs],
         blobs,
         keepers,
         moment,

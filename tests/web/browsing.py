@@ -124,6 +124,7 @@ class Visit(Watched):
     async def ends(self, word: str, timeout: float = 60_000) -> None:
         """Wait for the status in the heading of a progress page."""
         await expect(self.page.locator("h1")).to_have_text(word, timeout=timeout)
+        await self.page.wait_for_load_state()  # what is pressed before the scripts have run leaves the page
 
     async def shows(self, name: str, status: str, timeout: float = 60_000) -> None:
         """Wait for the status of one file in a list."""

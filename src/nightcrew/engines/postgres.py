@@ -334,7 +334,7 @@ class PostgresEngine:
         self._turns = 0
         self._waiting: list[_Asked] = []
         self._storing: dict[asyncio.Future[None], set[str]] = {}
-        """Until when somebody stores, and the jobs of which they have asked the server."""
+        """Who stores now, by what ends with it, and the jobs that the server has been asked to store for them."""
 
     async def open(self) -> None:
         """Connect; make or update the schema."""

@@ -16,7 +16,6 @@ import random
 import re
 import struct
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import lru_cache
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -269,11 +268,12 @@ class _DoublesDumper(Dumper):
     oid = 1022  # float8[]
 
     def dump(self, obj: Doubles) -> bytes:
-        if None in obj or not obj:
-            return _packed(701, obj, [_NULL if value is None else _DOUBLE.pack(8, value) for value in obj])
+        if None in obj:
+            items = [_NULL if value is None else _DOUBLE.pack(8, value) for value in obj]
+            return _packed(701, len(obj), True, items)
         sized: list[float] = [8] * (2 * len(obj))
         sized[1::2] = cast(tuple[float, ...], obj)
-        return _packed(701, obj, [struct.pack("!" + "id" * len(obj), *sized)])
+        return _packed(701, len(obj), False, [struct.pack("!" + "id" * len(obj), *sized)])
 
 
 class _TextsDumper(Dumper):
@@ -286,14 +286,15 @@ class _TextsDumper(Dumper):
 
     def dump(self, obj: Texts) -> bytes:
         texts = [None if text is None else text.encode(self._encoding) for text in obj]
-        return _packed(25, obj, [_NULL if text is None else _SIZE.pack(len(text)) + text for text in texts])
+        items = [_NULL if text is None else _SIZE.pack(len(text)) + text for text in texts]
+        return _packed(25, len(obj), None in obj, items)
 
 
-def _packed(kind: int, values: Sequence[Any], items: list[bytes]) -> bytes:
+def _packed(kind: int, count: int, has_nulls: bool, items: list[bytes]) -> bytes:
     """An array of one dimension, its elements of the type with the number `kind`."""
-    if not values:
+    if not count:
         return _ARRAY.pack(0, 0, kind)
-    return _ARRAY.pack(1, None in values, kind) + _DIMENSION.pack(len(values), 1) + b"".join(items)
+    return _ARRAY.pack(1, has_nulls, kind) + _DIMENSION.pack(count, 1) + b"".join(items)
 
 
 _ARRAY = struct.Struct("!iiI")  # dimensions, whether there are NULLs, the type of the elements
@@ -312,9 +313,7 @@ class Pool:
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
         self._connect = connect
-        self._taken = 0
-        self._queue: deque[asyncio.Future[None]] = deque()
-        """Those who wait for one that is given back. The library's semaphore would do, but for what it costs each call."""
+        self._room = asyncio.Semaphore(CONNECTIONS)
         self._free: list[tuple[float, Connection]] = []
         """Those that nobody uses, and since when; the one used last is taken first, so that the others can go."""
         self._ends: dict[Connection, float] = {}
@@ -324,10 +323,7 @@ class Pool:
 
     async def take(self) -> Connection:
         """One that is the caller's alone, until `take_back`. Raises what connecting raises."""
-        if self._taken < CONNECTIONS:
-            self._taken += 1
-        else:
-            await self._turn()
+        await self._room.acquire()
         while self._free:
             _, connection = self._free.pop()
             if not connection.is_closed:
@@ -336,34 +332,14 @@ class Pool:
         try:
             connection = await self._connect()
         except BaseException:
-            self._pass_on()
+            self._room.release()
             raise
         self._ends[connection] = time.monotonic() + LIFETIME * random.uniform(0.9, 1.1)  # noqa: S311
         return connection
 
-    async def _turn(self) -> None:
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append(turn)
-        try:
-            await turn
-        except BaseException:
-            if turn.cancelled() or turn.cancel():
-                raise
-            self._pass_on()  # it had just become ours
-            raise
-
-    def _pass_on(self) -> None:
-        """One place is free: it is the next one's who waits, so that nobody who comes later overtakes."""
-        while self._queue:
-            turn = self._queue.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._taken -= 1
-
     def take_back(self, connection: Connection) -> None:
         """Give it to whoever comes next, or let it go if it is for nobody any more."""
-        self._pass_on()
+        self._room.release()
         now = time.monotonic()
         if connection.is_closed:
             # Perhaps the server has gone: then each of the others would cost a call a failure.
@@ -582,16 +558,15 @@ class Bell:
 
     def ring(self, *topics: Topic) -> None:
         """Tell of something that is committed; at once, and at most every `_APART` seconds."""
-        for topic in topics:
-            letter = _LETTERS[topic]
-            self._ring_ours(letter)
-            self._letters.add(letter)
+        letters = {_LETTERS[topic] for topic in topics}
+        self._ring_ours(letters)
+        self._letters |= letters
         if self._sending is None:
             self._sending = asyncio.get_running_loop().create_task(self._send())
 
-    def _ring_ours(self, letters: str) -> None:
+    def _ring_ours(self, letters: set[str]) -> None:
         for listener in self._listeners:
-            if not listener.letters.isdisjoint(letters):
+            if listener.letters & letters:
                 listener.ring()
 
     async def _send(self) -> None:
@@ -633,7 +608,7 @@ class Bell:
                 async with connection:
                     await connection.execute(SQL("LISTEN {}").format(Identifier(self._link.address.channel)))
                     if self._heard.is_set():  # again: whatever was told while we did not hear
-                        self._ring_ours("".join(_LETTERS.values()))
+                        self._ring_ours(set(_LETTERS.values()))
                     self._heard.set()
                     pause = 0.1
                     while True:
@@ -643,7 +618,7 @@ class Bell:
                         while notice := connection.pgconn.notifies():
                             letters, _, token = notice.extra.decode().partition(":")
                             if token != self._token:  # ours have heard it at once
-                                self._ring_ours(letters)
+                                self._ring_ours(set(letters))
             except (psycopg.Error, EngineError) as error:
                 logger.info("%s; listening again in a moment", first_line(error))
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311

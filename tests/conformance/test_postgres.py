@@ -11,7 +11,7 @@ from itertools import chain
 import pytest
 
 from nightcrew.engine import Enqueued
-from nightcrew.engines.postgres import SHARE, PostgresEngine
+from nightcrew.engines.postgres import SHARE, STORING, PostgresEngine
 from nightcrew.engines.postgres_address import Address
 from nightcrew.testing.conformance import EngineSuite, ManualClock, Store
 from nightcrew.testing.conformance.stage import a_job
@@ -71,6 +71,25 @@ class TestPostgres(EngineSuite):
             return None not in await engine.get([alone.id, *(job.id for job in others)])
 
         await await_until(are_stored)
+
+    async def test_who_gives_up_again_and_again_holds_no_connection_each(
+        self, store: Store, postgres_url: str
+    ) -> None:
+        """The server goes on with the first, and with those that came next: whoever comes then waits in this process."""
+        engine = await store.engine()
+        await engine.enqueue([a_job()])
+        jobs = [a_job() for _ in range(15)]
+        async with _nothing_stored(postgres_url) as are_waiting:
+            for job in jobs:
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await engine.enqueue([job])
+            assert await are_waiting(STORING)
+            closing = asyncio.create_task(engine.close())
+            assert (await asyncio.wait([closing], timeout=0.1))[1], "it waits for what is being stored"
+        await closing
+        there = await (await store.engine()).get([job.id for job in jobs])
+        assert None not in there
 
     async def test_what_is_asked_for_again_meanwhile_is_there_already(
         self, store: Store, postgres_url: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import uvloop
 from psycopg import AsyncConnection
 
 from nightcrew.client import new_id
@@ -29,7 +31,10 @@ from nightcrew.engines.postgres_link import (
     Unsure,
 )
 from nightcrew.engines.postgres_look import Look
+from nightcrew.testing.conformance.stage import a_job
 from tests.parts import ROOT
+from tests.servers.proxy import Proxy
+from tests.story.desks import plain_url
 from tests.waiting import await_until
 
 pytestmark = pytest.mark.postgres
@@ -131,12 +136,13 @@ async def test_when_one_has_broken_the_others_are_not_tried(counted: Counted) ->
 
 
 async def test_what_breaks_while_nobody_uses_it_costs_no_call(counted: Counted) -> None:
-    await asyncio.gather(*(counted.ask("SELECT 1 FROM pg_sleep(0.05)") for _ in range(4)))
+    # No other test sleeps so long: those beside this one keep their connections.
+    await asyncio.gather(*(counted.ask("SELECT 1 FROM pg_sleep(0.051)") for _ in range(4)))
     async with await counted.address.connect() as other:
         await other.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
             " AND datname = current_database() AND query LIKE %s",
-            ("%pg_sleep(0.05)%",),
+            ("%pg_sleep(0.051)%",),
         )
     await await_until(lambda: counted.open == 0)
     await counted.ask()
@@ -169,6 +175,18 @@ async def test_arrays_that_are_packed_here_arrive_as_they_are(postgres_url: str)
     link.close()
 
 
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+async def test_text_is_sent_in_utf_8_whatever_the_address_says(postgres_url: str, encoding: str) -> None:
+    engine = PostgresEngine(f"{postgres_url}&client_encoding={encoding}")
+    await engine.open()
+    job = a_job(args='["夏"]'.encode())
+    await engine.enqueue([job])
+    [record] = await engine.get([job.id])
+    assert record is not None
+    assert record.args == job.args
+    await engine.close()
+
+
 async def test_a_deferred_rule_that_is_broken_at_the_commit_is_an_error(counted: Counted) -> None:
     """The server has said that the statement was done before it commits."""
     async with counted.one() as connection:
@@ -195,6 +213,74 @@ async def test_what_nobody_waits_for_is_cancelled_on_the_server(counted: Counted
     with pytest.raises(asyncio.CancelledError):
         await sleeping
     await await_until(lambda: are_asleep(0))
+
+
+async def test_what_is_left_to_the_server_uses_its_connection_until_it_has_ended(counted: Counted) -> None:
+    left: list[asyncio.Future[None]] = []
+    async with counted.one() as connection:
+        call = asyncio.create_task(connection.ask(b"SELECT 'left' FROM pg_sleep(0.2)", leave=left.append))
+        await await_until(lambda: not connection.is_idle)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    assert not left[0].done()
+    others = [await counted.pool.take() for _ in range(CONNECTIONS - 1)]
+    assert connection not in others
+    assert await counted.pool.take() is connection
+    assert left[0].done()
+    assert await connection.ask(b"SELECT 1") == [(1,)]
+    for taken in (connection, *others):
+        counted.pool.take_back(taken)
+
+
+async def test_what_is_left_and_takes_too_long_is_cancelled_on_the_server(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the connection is lost meanwhile: either way its place is free again."""
+    monkeypatch.setattr(postgres_link, "CALL_TIMEOUT", 0.3)
+    left: list[asyncio.Future[None]] = []
+    for end in (
+        b"SELECT 1 FROM pg_sleep(60)",
+        b"SELECT pg_terminate_backend(pg_backend_pid()) FROM pg_sleep(0.1)",
+    ):
+        async with counted.one() as connection:
+            call = asyncio.create_task(connection.ask(end, leave=left.append))
+            await await_until(lambda: not connection.is_idle)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+    await await_until(lambda: all(each.done() for each in left))
+    await asyncio.gather(*(counted.ask() for _ in range(2 * CONNECTIONS)))
+    [active] = [
+        await counted.ask(
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT 1 FROM pg_sleep(60)%'"
+            " AND state = 'active'"
+        )
+    ]
+    assert active == (0,)
+
+
+def test_a_loss_that_comes_with_the_last_words_is_noticed(postgres_url: str) -> None:
+    """uvloop tells once of data that come together with a reset, and never again: then all there is must be read."""
+
+    async def lose(proxy: Proxy) -> None:
+        driver = await Address(proxy.url(postgres_url)).connect()
+        descriptor, connection = driver.fileno(), Connection(driver)
+        call = asyncio.create_task(connection.ask(b"SELECT repeat('x', 50000000)"))
+        await asyncio.sleep(0)
+        # Within one turn of the loop, so that it is told of both at once.
+        assert select.select([descriptor], [], [], 20)[0]
+        proxy.reset()
+        with pytest.raises(psycopg.OperationalError):
+            async with asyncio.timeout(20):
+                await call
+        assert connection.is_closed
+
+    with (
+        Proxy(plain_url(postgres_url)) as proxy,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(lose(proxy))
 
 
 async def test_a_call_that_takes_too_long_is_given_up_and_cancelled(

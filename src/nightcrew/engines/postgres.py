@@ -479,13 +479,19 @@ class PostgresEngine:
         link, bell, _ = self._open()
         are_new: bool | None = None
         created: list[UUID] | None = None
+
+        def leave(left: asyncio.Future[None]) -> None:
+            # Who gives up does not wait. It counts all the same: else each would take another connection.
+            self._storing[left] = {job.id for job in jobs}
+            left.add_done_callback(self._left_ended)
+
         try:
             if (alike := _alike(jobs)) is not None:
-                [(are_new,)] = await link.ask(_ENQUEUE_ALIKE, *alike, self._now(), leave=True)
+                [(are_new,)] = await link.ask(_ENQUEUE_ALIKE, *alike, self._now(), leave=leave)
             if are_new is False and len(jobs) == 1:
                 created = []
             elif not are_new:
-                [(created,)] = await link.ask(_ENQUEUE, *enqueue_arguments(jobs, self._now()), leave=True)
+                [(created,)] = await link.ask(_ENQUEUE, *enqueue_arguments(jobs, self._now()), leave=leave)
         except UnicodeError as error:
             raise EngineError(
                 f"what is stored must be text in UTF-8, got {error}; nothing was written"
@@ -500,6 +506,12 @@ class PostgresEngine:
                 answers.append(Enqueued.CREATED if job.id in new else Enqueued.EXISTING)
                 new.discard(job.id)
         return answers
+
+    def _left_ended(self, left: asyncio.Future[None]) -> None:
+        del self._storing[left]
+        self._begin_storing()
+        if self._bell is not None:
+            self._bell.ring(Topic.READY)
 
     async def claim(self, request: ClaimRequest) -> Claimed:
         """Grant due jobs to a worker, each with a raised fence."""

@@ -52,7 +52,8 @@ class Address:
             raise ConfigurationError(
                 f"expected postgresql://user:password@host:port/database, got one that is none: {error}"
             ) from None
-        self.conninfo = make_conninfo("", **{**SETTINGS, "application_name": "nightcrew", **given})
+        ours = {"client_encoding": "UTF8"}  # as we pack texts; the server converts where its own is another
+        self.conninfo = make_conninfo("", **{**SETTINGS, "application_name": "nightcrew", **given, **ours})
         """With the password: never to be shown."""
         self.name = f"{given.get('host', 'localhost')}:{given.get('port', '5432')}/{given.get('dbname', '')}"
         self.quoted = Identifier(self.schema).as_string()

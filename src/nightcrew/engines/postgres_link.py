@@ -14,6 +14,7 @@ import logging
 import os
 import random
 import re
+import select
 import struct
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -22,7 +23,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import psycopg
 from psycopg import AsyncConnection, errors
-from psycopg.abc import AdaptContext
 from psycopg.adapt import Dumper, PyFormat, Transformer
 from psycopg.errors import error_from_result
 from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, Format, TransactionStatus
@@ -35,6 +35,8 @@ from nightcrew.errors import EngineError
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Leave = Callable[[asyncio.Future[None]], None]
+"""What is told of a call that goes on without its caller: this is done when it has ended."""
 
 logger = logging.getLogger("nightcrew.postgres")
 
@@ -111,6 +113,11 @@ class Connection:
         """Looks whether the call under way takes too long. One for many calls: one for each would cost more than the rest."""
         self._socket = self._pgconn.socket
         self._is_writing = False
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
+        self.left: asyncio.Future[None] | None = None
+        """A call that goes on without its caller: until it has ended, the connection is in use."""
+        self._ending: asyncio.Task[None] | None = None
         self._loop.add_reader(self._socket, self._go_on)
 
     @property
@@ -129,14 +136,14 @@ class Connection:
         self._pgconn.finish()
 
     async def ask(
-        self, statement: bytes, parameters: Sequence[Any] = (), leave: bool = False
+        self, statement: bytes, parameters: Sequence[Any] = (), leave: Leave | None = None
     ) -> list[tuple[Any, ...]]:
         """Run one statement, with ``%s`` or ``%b`` for each parameter; without any, it may be several.
 
         Returns the rows of the last. Raises `psycopg.Error`, and `TimeoutError` after `CALL_TIMEOUT` seconds. A call that
         is cancelled or takes too long leaves the connection in use: it is not for another one.
 
-        leave: when it is cancelled, the server goes on with it.
+        leave: when it is cancelled, the server goes on with it, and this is told.
         """
         if self.is_closed:
             raise psycopg.OperationalError("the connection is lost")
@@ -171,7 +178,7 @@ class Connection:
         self._names[text, types] = name
         return name
 
-    async def _answers(self, leave: bool = False) -> list[PGresult]:
+    async def _answers(self, leave: Leave | None = None) -> list[PGresult]:
         """All that the server answers to what was sent; it takes the next then. Raises `psycopg.Error`."""
         self._results = []
         self._answered = self._loop.create_future()
@@ -184,18 +191,35 @@ class Connection:
                 self._is_writing = True
             await self._answered
         except (asyncio.CancelledError, TimeoutError) as error:
-            left = leave and isinstance(error, asyncio.CancelledError)
-            # The server would go on with it, and perhaps wait for a lock, long after the connection is gone.
-            if not left and self._pgconn.transaction_status == TransactionStatus.ACTIVE:
-                with contextlib.suppress(psycopg.Error):
-                    await self._driver.cancel_safe(timeout=CANCELLING)
+            if self._pgconn.transaction_status == TransactionStatus.ACTIVE:
+                if leave is not None and isinstance(error, asyncio.CancelledError):
+                    leave(self._leave())
+                else:
+                    await self._end()
             raise
         finally:
-            self._answered = None
+            if self._answered is not self.left:
+                self._answered = None
         for result in self._results:
             if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
                 raise self._error(result)
         return self._results
+
+    async def _end(self) -> None:
+        # The server would go on with it, and perhaps wait for a lock, long after the connection is gone.
+        with contextlib.suppress(psycopg.Error):
+            await self._driver.cancel_safe(timeout=CANCELLING)
+
+    def _leave(self) -> asyncio.Future[None]:
+        self.left = self._answered = self._loop.create_future()
+        self.left.add_done_callback(asyncio.Future.exception)  # nobody else asks for it
+        self._go_on()  # what came after the caller was cancelled, and before it knew
+        return self.left
+
+    async def _end_left(self, left: asyncio.Future[None]) -> None:
+        await self._end()
+        if not left.done():
+            left.set_result(None)
 
     def _look_at_time(self) -> None:
         self._timer = None
@@ -205,6 +229,8 @@ class Connection:
         until = self._asked_at + CALL_TIMEOUT
         if self._loop.time() < until:  # the one that it was for has ended, this is another
             self._timer = self._loop.call_at(until, self._look_at_time)
+        elif answered is self.left:
+            self._ending = self._loop.create_task(self._end_left(answered))
         else:
             answered.set_exception(TimeoutError())
 
@@ -213,18 +239,25 @@ class Connection:
         answered = self._answered
         if answered is not None and answered.done():  # cancelled
             answered = None
-        try:
-            self._pgconn.consume_input()
-            if self._is_writing and self._pgconn.flush() == 0:
-                self._loop.remove_writer(self._socket)
-                self._is_writing = False
-        except psycopg.Error as error:
-            self._forget_socket()
-            if answered is not None:
-                answered.set_exception(error)
-            return
-        if answered is None:
-            return
+        while True:
+            try:
+                self._pgconn.consume_input()
+                if self._is_writing and self._pgconn.flush() == 0:
+                    self._loop.remove_writer(self._socket)
+                    self._is_writing = False
+            except psycopg.Error as error:
+                self._forget_socket()
+                if answered is not None:
+                    answered.set_exception(error)
+                return
+            if answered is not None and self._collect(answered):
+                return
+            # What comes together with the loss of the connection is told by uvloop once, and then no more.
+            if not self._poll.poll(0):
+                return
+
+    def _collect(self, answered: asyncio.Future[None]) -> bool:
+        """Take what is whole of an answer. Returns whether nothing more is to come."""
         # One after another: the last comes after the commit.
         while not self._pgconn.is_busy():
             result = self._pgconn.get_result()
@@ -234,6 +267,9 @@ class Connection:
             self._results.append(result)
         if self._pgconn.status != ConnStatus.OK:
             self._forget_socket()
+            if not answered.done():
+                answered.set_exception(psycopg.OperationalError("the connection is lost"))
+        return answered.done()
 
     def _forget_socket(self) -> None:
         # Before it is closed, or at once when the driver has: its number may be another's in a moment.
@@ -280,12 +316,8 @@ class _TextsDumper(Dumper):
     format = Format.BINARY
     oid = 1009  # text[]
 
-    def __init__(self, cls: type, context: AdaptContext | None = None) -> None:
-        super().__init__(cls, context)
-        self._encoding = self.connection.info.encoding if self.connection else "utf-8"
-
     def dump(self, obj: Texts) -> bytes:
-        texts = [None if text is None else text.encode(self._encoding) for text in obj]
+        texts = [None if text is None else text.encode() for text in obj]
         items = [_NULL if text is None else _SIZE.pack(len(text)) + text for text in texts]
         return _packed(25, len(obj), None in obj, items)
 
@@ -339,6 +371,9 @@ class Pool:
 
     def take_back(self, connection: Connection) -> None:
         """Give it to whoever comes next, or let it go if it is for nobody any more."""
+        if connection.left is not None and not connection.left.done():
+            connection.left.add_done_callback(lambda _: self.take_back(connection))
+            return
         self._room.release()
         now = time.monotonic()
         if connection.is_closed:
@@ -445,12 +480,12 @@ class Link:
         return self._patiently(Connection.ask, statement, parameters)
 
     def ask(
-        self, text: str, *parameters: Any, once: bool = False, leave: bool = False
+        self, text: str, *parameters: Any, once: bool = False, leave: Leave | None = None
     ) -> Coroutine[Any, Any, list[tuple[Any, ...]]]:
         """Call a function of the schema, which the text names ``{s}``.
 
         once: it may not be repeated. Raises `Unsure` when it may have been done or not.
-        leave: when this is cancelled, the server goes on with it.
+        leave: when this is cancelled, the server goes on with it, and this is told.
         """
         statement = self._statements.get(text)
         if statement is None:

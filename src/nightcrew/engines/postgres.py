@@ -508,7 +508,7 @@ class PostgresEngine:
         return answers
 
     def _left_ended(self, left: asyncio.Future[None]) -> None:
-        del self._storing[left]
+        self._storing.pop(left, None)
         self._begin_storing()
         if self._bell is not None:
             self._bell.ring(Topic.READY)

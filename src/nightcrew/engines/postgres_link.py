@@ -14,7 +14,7 @@ import logging
 import os
 import random
 import re
-import select
+import selectors
 import struct
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -74,6 +74,8 @@ def _is_passing(error: Exception) -> bool:
 # --- connections ------------------------------------------------------------------------------------
 
 _PLACE = re.compile(rb"%([sb%])")
+_Arrivals = getattr(selectors, "PollSelector", selectors.SelectSelector)
+"""Which needs no descriptor of its own; Windows has not got it."""
 _FORMATS = {b"s": PyFormat.AUTO, b"b": PyFormat.BINARY}
 
 
@@ -113,8 +115,8 @@ class Connection:
         """Looks whether the call under way takes too long. One for many calls: one for each would cost more than the rest."""
         self._socket = self._pgconn.socket
         self._is_writing = False
-        self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN)
+        self._arrivals = _Arrivals()
+        self._arrivals.register(self._socket, selectors.EVENT_READ)
         self.left: asyncio.Future[None] | None = None
         """A call that goes on without its caller: until it has ended, the connection is in use."""
         self._ending: asyncio.Task[None] | None = None
@@ -217,9 +219,11 @@ class Connection:
         return self.left
 
     async def _end_left(self, left: asyncio.Future[None]) -> None:
-        await self._end()
-        if not left.done():
-            left.set_result(None)
+        try:
+            await self._end()
+        finally:
+            if not left.done():
+                left.set_result(None)
 
     def _look_at_time(self) -> None:
         self._timer = None
@@ -253,7 +257,7 @@ class Connection:
             if answered is not None and self._collect(answered):
                 return
             # What comes together with the loss of the connection is told by uvloop once, and then no more.
-            if not self._poll.poll(0):
+            if not self._arrivals.select(0):
                 return
 
     def _collect(self, answered: asyncio.Future[None]) -> bool:

@@ -69,6 +69,14 @@ class Counted:
             [row] = await connection.ask(text.encode())
             return row
 
+    async def is_running(self, text: str) -> bool:
+        """Whether the server is at a statement with this in it."""
+        [count] = await self.ask(
+            "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND state = 'active'"
+            f" AND query LIKE '%{text}%'"
+        )
+        return bool(count)
+
 
 @pytest.fixture
 async def counted(postgres_url: str) -> AsyncIterator[Counted]:
@@ -199,20 +207,16 @@ async def test_a_deferred_rule_that_is_broken_at_the_commit_is_an_error(counted:
 
 async def test_what_nobody_waits_for_is_cancelled_on_the_server(counted: Counted) -> None:
     """Else one that waits for a lock would be done long after its caller has gone, and hold a connection until then."""
-    sleeping = asyncio.create_task(counted.ask("SELECT 'cancelled' FROM pg_sleep(60)"))
+    sleeping = asyncio.create_task(counted.ask("SELECT 'nobody waits' FROM pg_sleep(60)"))
 
-    async def are_asleep(count: int) -> bool:
-        [found] = await counted.ask(
-            "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND state = 'active'"
-            " AND query LIKE '%pg_sleep(60)%'"
-        )
-        return bool(found == count)
+    async def is_gone() -> bool:
+        return not await counted.is_running("nobody waits")
 
-    await await_until(lambda: are_asleep(1))
+    await await_until(lambda: counted.is_running("nobody waits"))
     sleeping.cancel()
     with pytest.raises(asyncio.CancelledError):
         await sleeping
-    await await_until(lambda: are_asleep(0))
+    await await_until(is_gone)
 
 
 async def test_what_is_left_to_the_server_uses_its_connection_until_it_has_ended(counted: Counted) -> None:
@@ -240,7 +244,7 @@ async def test_what_is_left_and_takes_too_long_is_cancelled_on_the_server(
     monkeypatch.setattr(postgres_link, "CALL_TIMEOUT", 0.3)
     left: list[asyncio.Future[None]] = []
     for end in (
-        b"SELECT 1 FROM pg_sleep(60)",
+        b"SELECT 'left too long' FROM pg_sleep(60)",
         b"SELECT pg_terminate_backend(pg_backend_pid()) FROM pg_sleep(0.1)",
     ):
         async with counted.one() as connection:
@@ -251,13 +255,11 @@ async def test_what_is_left_and_takes_too_long_is_cancelled_on_the_server(
                 await call
     await await_until(lambda: all(each.done() for each in left))
     await asyncio.gather(*(counted.ask() for _ in range(2 * CONNECTIONS)))
-    [active] = [
-        await counted.ask(
-            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT 1 FROM pg_sleep(60)%'"
-            " AND state = 'active'"
-        )
-    ]
-    assert active == (0,)
+
+    async def is_gone() -> bool:
+        return not await counted.is_running("left too long")
+
+    await await_until(is_gone)
 
 
 def test_a_loss_that_comes_with_the_last_words_is_noticed(postgres_url: str) -> None:
@@ -295,16 +297,12 @@ async def test_a_call_that_takes_too_long_is_given_up_and_cancelled(
             assert await connection.ask(b"SELECT 1") == [(1,)]
         began = loop.time()
         with pytest.raises(TimeoutError):
-            await connection.ask(b"SELECT 'too long' FROM pg_sleep(60)")
+            await connection.ask(b"SELECT 'takes too long' FROM pg_sleep(60)")
         assert loop.time() - began >= 0.25
     assert connection.is_closed
 
     async def is_gone() -> bool:
-        [found] = await counted.ask(
-            "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND state = 'active'"
-            " AND query LIKE '%too long%'"
-        )
-        return bool(found == 0)
+        return not await counted.is_running("takes too long")
 
     await await_until(is_gone)
 

@@ -133,7 +133,7 @@ def nothing_left_running(pytestconfig: pytest.Config) -> Iterator[None]:
     keeper = pytestconfig.stash.get(KEPT, None)
     threads, children = set(threading.enumerate()), set(_children(keeper))
     yield
-    end = time.monotonic() + 3
+    end = time.monotonic() + 10
     while left := [
         *(f"thread {thread.name}" for thread in threading.enumerate() if thread not in threads),
         *(f"process {_command(child)}" for child in _children(keeper) if child not in children),

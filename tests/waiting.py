@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 
-def wait_until(condition: Callable[[], object], timeout: float = 20.0, every: float = 0.01) -> None:
+def wait_until(condition: Callable[[], object], timeout: float = 60.0, every: float = 0.01) -> None:
     """Return once `condition()` is true; fail the test after `timeout` seconds."""
     end = time.monotonic() + timeout
     while not condition():
@@ -18,7 +18,7 @@ def wait_until(condition: Callable[[], object], timeout: float = 20.0, every: fl
 
 
 async def await_until(
-    condition: Callable[[], object | Awaitable[object]], timeout: float = 20.0, every: float = 0.01
+    condition: Callable[[], object | Awaitable[object]], timeout: float = 60.0, every: float = 0.01
 ) -> None:
     """Return once `condition()`, awaited if it can be, is true; fail the test after `timeout` seconds."""
     end = time.monotonic() + timeout

@@ -84,7 +84,7 @@ class TestPostgres(EngineSuite):
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0.05):
                         await engine.enqueue([job])
-            assert await are_waiting(STORING)
+            await await_until(lambda: are_waiting(STORING))
             closing = asyncio.create_task(engine.close())
             assert (await asyncio.wait([closing], timeout=0.1))[1], "it waits for what is being stored"
         await closing

@@ -100,7 +100,7 @@ def reverse(text: str) -> str:
     return text[::-1]
 
 
-@app.task(run_in="process", timeout=0.5, retry=None)
+@app.task(run_in="process", timeout=2, retry=None)
 def never_ends(path: str) -> None:
     """Ignore everything that can be ignored."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

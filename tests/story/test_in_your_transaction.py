@@ -501,11 +501,13 @@ async def test_other_jobs_do_not_wait_for_its_transaction(app: Nightcrew) -> Non
 
 async def test_a_function_that_returns_before_the_commit_is_waited_for(app: Nightcrew) -> None:
     stack = contextlib.AsyncExitStack()
+    finished = asyncio.Event()
 
     @app.task
     async def sell(ctx: Context) -> str:
         connection = await stack.enter_async_context(open_asyncpg(app.url))
         await ctx.afinish(connection, "sold")
+        finished.set()
         return ""
 
     @app.task
@@ -513,6 +515,7 @@ async def test_a_function_that_returns_before_the_commit_is_waited_for(app: Nigh
 
     async with working(app):
         job = await sell.aenqueue()
+        await asyncio.wait_for(finished.wait(), PATIENCE)
         await (await quick.aenqueue()).afinished(PATIENCE)
         assert (await job.arefresh()).state is JobState.RUNNING
         await stack.aclose()

@@ -50,7 +50,7 @@ async def test_what_commits_late_is_found_though_others_went_before_it(hand: Han
         found.extend(grant.id for grant in await hand.claim())
         return bool(found)
 
-    await await_until(claimed, timeout=5.0)
+    await await_until(claimed)
     assert found == [late.id]
 
 

@@ -145,11 +145,11 @@ async def test_certificates_that_are_not_trusted_or_end_are_told(
 async def test_a_site_that_cannot_use_its_store_is_told(
     postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nightcrew.web.health.PATIENCE", 0.5)
     with Proxy(plain_url(postgres_url)) as proxy:
         async with open_house(proxy.url(postgres_url), tmp_path) as house:
             url = await house.url("operate")
             assert "ready" not in dict(told(await examined(url)))
+            monkeypatch.setattr("nightcrew.web.health.PATIENCE", 0.5)
             proxy.refuses = True
             proxy.reset()
             found = await examined(url)

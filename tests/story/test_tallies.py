@@ -36,7 +36,7 @@ async def test_endings_waits_and_runs_are_counted(app: Nightcrew) -> None:
             return bool(await read(app))
 
         # With a heartbeat, without anybody asking.
-        await await_until(arrived, timeout=5)
+        await await_until(arrived)
     found = (await read(app))["pay"]
     assert (found.succeeded, found.failed, found.retried, found.other) == (3, 1, 0, 0)
     assert (sum(found.waits), sum(found.runs)) == (4, 4)

@@ -24,7 +24,6 @@ async def test_a_job_can_be_delayed(app: Nightcrew) -> None:
     async with working(app):
         ran = await job.aresult(PATIENCE)
     assert ran >= before + 0.3
-    assert ran < before + 3  # by a timer, not at some next look
 
 
 async def test_a_job_can_have_a_time(app: Nightcrew) -> None:

@@ -36,12 +36,14 @@ if os.fork() == 0:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     note()
     time.sleep(1000)
-if os.fork() == 0:
+middle = os.fork()
+if middle == 0:
     os.setsid()
     if os.fork() == 0:
         note()
         time.sleep(1000)
     os._exit(0)
+os.waitpid(middle, 0)
 note()
 print("up", flush=True)
 while len(list(folder.iterdir())) < 3:
@@ -93,7 +95,7 @@ async def test_what_a_program_leaves_running_ends_with_it(tmp_path: Path) -> Non
 async def test_a_timeout_ends_the_whole_family(tmp_path: Path) -> None:
     with pytest.raises(CommandTimedOut):
         # Long enough to have the family up.
-        await run_command(family(tmp_path, "stay"), timeout=3.0, grace=0.2)
+        await run_command(family(tmp_path, "stay"), timeout=6.0, grace=0.2)
 
     assert len(pids_in(tmp_path)) == 3
     assert not [pid for pid in pids_in(tmp_path) if alive(pid)]
@@ -273,7 +275,7 @@ async def test_many_at_once_leave_no_descriptor_and_no_process_behind() -> None:
     with pytest.raises(CommandNotStarted):
         await run_command(["true"], cwd="/no/such/folder")
 
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
     assert set(children_of(os.getpid())) <= children
 
 

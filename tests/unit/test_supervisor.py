@@ -118,7 +118,7 @@ def test_jobs_of_a_killed_worker_run_again_at_once_and_another_takes_its_place(c
 
 
 def test_a_stopped_worker_is_ended_and_its_jobs_run_again(crew: Crew) -> None:
-    crew.start(worker={"lease": 2.0, "beat": 0.5})
+    crew.start(worker={"lease": 4.0, "beat": 0.5})
     job, go, runs = crew.enqueue_waiting("job")
     wait_until(lambda: len(runs()) == 1)
 
@@ -185,8 +185,9 @@ def test_a_second_signal_interrupts_and_charges_nothing(crew: Crew) -> None:
 
 def test_a_worker_that_does_not_stop_is_killed_and_the_exit_code_says_so(crew: Crew) -> None:
     crew.start(grace=0.1, margin=1.0)
-    jobs.hold_the_lock.using(timeout=None).enqueue()
-    wait_until(lambda: crew.app.stats().running > 0)
+    note = crew.folder / "held"
+    jobs.hold_the_lock.using(timeout=None).enqueue(note)
+    wait_until(note.exists)
 
     crew.process.send_signal(signal.SIGTERM)
 

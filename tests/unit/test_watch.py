@@ -63,7 +63,7 @@ async def test_it_is_patient_but_for_a_lease_that_will_be_over(engine: Engine) -
     await engine.renew(status(new_id(), lease=3.0))
     await watch.look()
     assert WATCH_EVERY <= watch.patience <= 3.0
-    await engine.renew(status(new_id(), lease=0.5))
+    await engine.renew(status(new_id(), lease=WATCH_EVERY))
     await watch.look()
     assert watch.patience == WATCH_EVERY
 

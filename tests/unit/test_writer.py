@@ -180,7 +180,7 @@ async def test_more_calls_than_one_commit_takes_are_all_answered_though_it_close
 async def test_while_others_have_waited_too_long_nobody_begins_to_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nightcrew.engines.sqlite_writer.BUSY_TIMEOUT", 0.5)
+    monkeypatch.setattr("nightcrew.engines.sqlite_writer.BUSY_TIMEOUT", 2.0)
     path = tmp_path / "x.db"
     writer = Writer(path, lambda db, _, runs: [each(db) for each in runs])
     writer.db.execute("CREATE TABLE t (x)")

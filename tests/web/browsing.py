@@ -25,6 +25,8 @@ from playwright.async_api import (
 
 from tests.web.running import Demo
 
+expect.set_options(timeout=20_000)  # a page whose events are held back asks by itself every few seconds
+
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",

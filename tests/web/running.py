@@ -94,7 +94,11 @@ class Demo:
     def client(self) -> httpx2.Client:
         """A script's client, with the token from its file."""
         token = (self.data / "token").read_text().strip()
-        return httpx2.Client(base_url=self.base, headers={"authorization": f"Bearer {token}"}, timeout=30)
+        # Shorter than the server keeps one: it must not close a connection just when that is used again.
+        limits = httpx2.Limits(keepalive_expiry=2)
+        return httpx2.Client(
+            base_url=self.base, headers={"authorization": f"Bearer {token}"}, timeout=30, limits=limits
+        )
 
     def stop(self, timeout: float = 40) -> int:
         """Ask it to end as a service manager does; return its exit code."""

@@ -10,7 +10,7 @@ from nightcrew.engine import Engine, Topic, Verb
 from nightcrew.job import JobState
 from nightcrew.testing.conformance.stage import Hand, Store, a_job, failed, put, seen, won
 
-SOON = 5.0
+SOON = 30.0
 """Seconds a hint may take here; on an idle machine it is milliseconds."""
 ROUNDS = 100
 

@@ -311,7 +311,7 @@ def is_stopped(member: Member) -> bool:
     return psutil.Process(member.pid).status() == psutil.STATUS_STOPPED
 
 
-async def sees(member: Member, f: str, text: str = "", within: float = 20.0) -> None:
+async def sees(member: Member, f: str, text: str = "", within: float = 60.0) -> None:
     """Wait until a process has written such an operation to its history."""
     await await_until(lambda: wrote(member, f, text), within)
 

@@ -41,7 +41,8 @@ class WallClock(HostClock):
         return self.wall()
 
 
-DELAY = 0.5
+DELAY = 30.0
+"""Seconds: its process is killed long before."""
 
 
 class _Late:

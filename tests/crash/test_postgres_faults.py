@@ -255,7 +255,7 @@ async def test_a_worker_behind_a_dead_network_is_taken_for_dead(crew: Crew, prox
     """Its jobs run elsewhere after the lease, and what it says when it is back is refused."""
     lease = 2.0
     far = crew.start(url=proxy.url(crew.url), lease=lease, beat=0.5, concurrency=5)
-    await crew.enqueue(5, seconds=1.0)
+    await crew.enqueue(5, seconds=3.0)
     await sees(far, "claim", '"job"')
     proxy.stall()
     near = crew.start(lease=lease, beat=0.5)

@@ -15,7 +15,7 @@ SHORT = 1.2
 
 async def zombie(crew: Crew, sabotage: str | None) -> None:
     """A worker sleeps past its lease with jobs in hand, others take them over, and it wakes up."""
-    sleeper = await crew.asleep(0.2, sabotage=sabotage, lease=SHORT, beat=0.6, concurrency=5)
+    sleeper = await crew.asleep(1.0, sabotage=sabotage, lease=SHORT, beat=0.6, concurrency=5)
     other = crew.start(sabotage=sabotage, concurrency=5)
     await sees(other, "claim", '"job"')
     crew.nemesis.resume(sleeper.pid)
@@ -45,7 +45,7 @@ async def orphaned(crew: Crew, sabotage: str | None) -> None:
 async def skewed(crew: Crew, sabotage: str | None) -> None:
     """Two workers, and the wall clock of one is an hour ahead."""
     right = crew.start(sabotage=sabotage, concurrency=5)
-    await crew.enqueue(5, seconds=1.5)
+    await crew.enqueue(5, seconds=4.0)
     await sees(right, "claim", '"job"')
     wrong = crew.start(sabotage=sabotage, skew=3_600.0)
     await sees(wrong, "sweep")

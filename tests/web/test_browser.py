@@ -238,17 +238,18 @@ async def test_however_many_are_dropped_are_followed_together(waiting: Visit) ->
     # Its clock is stopped until all are there: on a busy machine two may end further apart than the page waits.
     await waiting.page.clock.install()
     await waiting.open("/")
-    await waiting.page.clock.pause_at(datetime.now(UTC) + timedelta(seconds=1))
+    await waiting.page.clock.pause_at(datetime.now(UTC) + timedelta(minutes=1))
     await waiting.drop(*[(name, picture(size=(8, 8))) for name in names])
     for name in names:
         await waiting.shows(name, "waiting")
+    before = len(waiting.requests)
     await waiting.page.clock.resume()
 
     def followed() -> list[int]:
-        return [len(ids_in(url)) for url in waiting.requests if "/api/events" in url]
+        return [len(ids_in(url)) for url in waiting.requests[before:] if "/api/events" in url]
 
-    await await_until(lambda: sum(followed()) >= len(names))
-    assert followed() == [len(names)], "not anew for each"
+    await await_until(lambda: max(followed(), default=0) >= len(names))
+    assert len(followed()) == 1, "not anew for each"
 
 
 async def test_the_keyboard_is_enough(waiting: Visit) -> None:
@@ -397,6 +398,9 @@ async def test_a_name_is_never_code(visit: Visit, name: str) -> None:
     await visit.open("/")
     await visit.drop((name, picture() if name.endswith("png") else b"text"))
     await visit.page.locator(".file").first.get_by_text(shown).first.wait_for()
+    await expect(visit.page.locator(".file").first).to_have_attribute(
+        "data-status", "ok" if name.endswith("png") else "failed", timeout=60_000
+    )
     assert await visit.page.locator("main script, main svg, main img:not(.picture img)").count() == 0
 
 
@@ -488,7 +492,8 @@ async def test_it_works_without_script(browser: Browser, working: Demo) -> None:
 async def test_the_buttons_work_without_script(browser: Browser, idle: Demo) -> None:
     async with visiting(browser, idle, java_script_enabled=False) as visit:
         await visit.upload("photo.png", picture())
-        await visit.page.click("text=Cancel")
+        # By its form: a page without script loads itself anew each second, and a click may fall between two.
+        await visit.page.locator("form.cancel").evaluate("form => form.submit()")
         await visit.ends("failed")
         await visit.page.click("text=Try again")
         await visit.ends("waiting")

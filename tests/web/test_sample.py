@@ -47,7 +47,7 @@ async def send_all(client: httpx2.AsyncClient, *files: tuple[str, bytes]) -> htt
 async def finished(site: Site, *ids: str) -> None:
     async with site.worker():
         for job_id in ids:
-            await (await site.app.aget(job_id)).afinished(timeout=30)
+            await (await site.app.aget(job_id)).afinished(timeout=90)
 
 
 @pytest.fixture

@@ -128,7 +128,7 @@ def test_it_stops_soon_with_pages_open(tmp_path: Path, number: int) -> None:
             client.get("/")
             slow.sendall(b"GET / HTTP/1.1\r\nHost: 127")
             demo.process.send_signal(number)
-            wait_until(lambda: demo.process.poll() is not None, timeout=10)
+            wait_until(lambda: demo.process.poll() is not None, timeout=20)
         assert demo.process.returncode == 0, demo.output
 
 

@@ -258,17 +258,12 @@ class Crew:
             member = self.start(crash="finish:asleep:1", **changes)
             await await_until(partial(is_stopped, member))
             self.recorder.note("stop", Fields(key=str(member.pid)))
-            try:
-                async with asyncio.timeout(1.0):
-                    await self.engine.report([])
-            except TimeoutError:
-                # Its heartbeat was just writing: asleep with the write lock in hand it would stop everybody. It ends
-                # what it has, and it is another one's turn.
-                self.nemesis.resume(member.pid)
-                await self.drained()
-                await self.kill(member)
-            else:
+            if await can_write(self.engine):
                 return member
+            # Its heartbeat was just writing. It ends what it has, and it is another one's turn.
+            self.nemesis.resume(member.pid)
+            await self.drained()
+            await self.kill(member)
 
     async def drained(self, within: float = 60.0) -> None:
         """Wait until every job has ended."""
@@ -309,6 +304,16 @@ class Crew:
 def is_stopped(member: Member) -> bool:
     """Whether a process has been stopped by a signal."""
     return psutil.Process(member.pid).status() == psutil.STATUS_STOPPED
+
+
+async def can_write(engine: Engine) -> bool:
+    """Whether others can write while one sleeps: with the write lock in hand it would stop everybody."""
+    try:
+        async with asyncio.timeout(1.0):
+            await engine.report([])
+    except TimeoutError:
+        return False
+    return True
 
 
 async def sees(member: Member, f: str, text: str = "", within: float = 60.0) -> None:

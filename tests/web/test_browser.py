@@ -392,17 +392,16 @@ async def test_a_file_that_lies(visit: Visit) -> None:
     ],
 )
 async def test_a_name_is_never_code(visit: Visit, name: str) -> None:
-    await visit.upload(name, picture() if name.endswith("png") else b"text")
-    await visit.ends("ok" if name.endswith("png") else "failed")
+    content, status = (picture(), "ok") if name.endswith("png") else (b"text", "failed")
+    await visit.upload(name, content)
+    await visit.ends(status)
     shown = name.rpartition("/")[2]
     await expect(visit.page.locator(".name")).to_have_text(shown)
     assert await visit.page.locator("main script, main svg, main img:not(.picture img)").count() == 0
     await visit.open("/")
-    await visit.drop((name, picture() if name.endswith("png") else b"text"))
+    await visit.drop((name, content))
     await visit.page.locator(".file").first.get_by_text(shown).first.wait_for()
-    await expect(visit.page.locator(".file").first).to_have_attribute(
-        "data-status", "ok" if name.endswith("png") else "failed", timeout=60_000
-    )
+    await expect(visit.page.locator(".file").first).to_have_attribute("data-status", status, timeout=60_000)
     assert await visit.page.locator("main script, main svg, main img:not(.picture img)").count() == 0
 
 

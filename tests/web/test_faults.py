@@ -24,6 +24,7 @@ from nightcrew.engine import Changed
 from nightcrew.job import JobState
 from nightcrew.options import Retry
 from nightcrew.worker import Worker
+from tests.crash.crew import can_write
 from tests.waiting import await_until, wait_until
 from tests.web.decks import deck, picture
 from tests.web.running import Demo, Site, ended, send, status
@@ -286,16 +287,12 @@ async def test_asp_071_one_job_has_one_result(site: Site, slow: StandIn, present
 
 
 async def _freeze(site: Site, worker: asyncio.subprocess.Process) -> None:
-    """Stop a worker, but not with the write lock in hand: so asleep it would stop everybody."""
-    while True:
+    """Stop a worker, but not with the write lock in hand."""
+    worker.send_signal(signal.SIGSTOP)
+    while not await can_write(site.app.engine):
+        worker.send_signal(signal.SIGCONT)
+        await can_write(site.app.engine)  # it ends its write first
         worker.send_signal(signal.SIGSTOP)
-        try:
-            async with asyncio.timeout(1):
-                await site.app.engine.report([])
-        except TimeoutError:
-            worker.send_signal(signal.SIGCONT)
-        else:
-            return
 
 
 async def _lives(site: Site, pid: int) -> bool:

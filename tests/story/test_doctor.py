@@ -278,9 +278,8 @@ def test_dead_rows_that_are_not_cleaned_away(url: str) -> None:
     do(url, "ALTER TABLE {s}.ready RESET (autovacuum_enabled)")
 
     def is_clean() -> bool:
-        do(
-            url, "VACUUM {s}.ready"
-        )  # again: whoever else reads in this database, as autovacuum does, keeps rows
+        # Again and again: whoever else reads in this database, as autovacuum does, keeps rows.
+        do(url, "VACUUM {s}.ready")
         return found(url, "dead_rows", dead_rows=1000) == []
 
     wait_until(is_clean)

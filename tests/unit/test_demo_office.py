@@ -257,9 +257,8 @@ async def test_nothing_of_it_stays(
 
     before = traces()
     await convert(tmp_path, deck(tmp_path / "deck.pptx"))
-    left = (
-        traces() - before
-    )  # its own, and those of other tests: these are at it still, and take theirs away too
+    # Its own, and those of other tests: these are at it still, and take theirs away too.
+    left = traces() - before
     await await_until(lambda: not left & traces(), timeout=60)
 
 
